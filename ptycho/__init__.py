@@ -1,0 +1,1 @@
+"""Ptychography on a cluster: everything that needs no torch."""

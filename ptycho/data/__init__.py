@@ -1,0 +1,1 @@
+"""Scans: reading them, grouping their positions, sharding them over ranks."""
