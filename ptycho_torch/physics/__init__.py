@@ -1,0 +1,1 @@
+"""The one forward model: extract patches, illuminate, propagate, measure."""
