@@ -1,0 +1,1 @@
+"""Scans with known truth: objects, probes, scan paths, photon counts."""
