@@ -1,0 +1,1 @@
+"""Measures of an image: alignment, errors against a truth, resolution."""
