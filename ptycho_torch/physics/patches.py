@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -15,12 +16,15 @@ class Windows:
 
     first: (position,) int64, flat index of each window's first pixel in an image `width` pixels wide
     fraction: (position, 2) float32, sub-pixel part (y, x) of the corner
+    spill: how many pixels, all of weight zero, lie past the end of the image's buffer: a window that ends exactly at
+        the image's edge has no further row and column
     """
 
     first: Tensor
     fraction: Tensor
     size: int
     width: int
+    spill: int = 0
 
     @classmethod
     def at(cls, corners_px: Tensor, size: int, shape: tuple[int, int]) -> Windows:
@@ -36,15 +40,25 @@ class Windows:
         if corners_px.numel() and (bool((whole < 0).any()) or bool((last > limit).any())):
             low, high = whole.min(0).values.tolist(), last.max(0).values.tolist()
             raise ValueError(f"windows reach from {low} to {high}, outside the image of shape {shape}")
-        # A window that ends exactly at the edge has no further pixel: its weight is zero, its index is clamped.
         first = whole[:, 0].long() * shape[1] + whole[:, 1].long()
-        return cls(first, fraction, size, shape[1])
+        end = int(first.max()) + size * (shape[1] + 1) + 1 if len(first) else 0
+        return cls(first, fraction, size, shape[1], max(0, end - shape[0] * shape[1]))
 
     def __getitem__(self, index: Any) -> Windows:
-        return Windows(self.first[index], self.fraction[index], self.size, self.width)
+        return Windows(self.first[index], self.fraction[index], self.size, self.width, self.spill)
 
     def __len__(self) -> int:
         return len(self.first)
+
+    @cached_property
+    def rows(self) -> Tensor:
+        """Flat image index of the first pixel of each row that each window touches: (position, size + 1) int64."""
+        return self.first[:, None] + self.width * torch.arange(self.size + 1, device=self.first.device)
+
+    @cached_property
+    def pixels(self) -> Tensor:
+        """Flat image indices of all pixels that each window touches: (position · (size + 1)²,) int64."""
+        return (self.rows[:, :, None] + torch.arange(self.size + 1, device=self.first.device)).view(-1)
 
 
 class _Extract(torch.autograd.Function):
@@ -85,35 +99,77 @@ def add_patches(patches: Tensor, windows: Windows, shape: tuple[int, int]) -> Te
     return image
 
 
-def _flat_indices(windows: Windows, n_pixels: int) -> Tensor:
-    offsets = torch.arange(windows.size + 1, device=windows.first.device)
-    square = offsets[:, None] * windows.width + offsets[None, :]
-    return (windows.first[:, None, None] + square).clamp_(max=n_pixels - 1)
+def accumulate_patches(image: Tensor, patches: Tensor, windows: Windows) -> None:
+    """Add patches (position, size, size) to a contiguous image (height, width) in place. Not differentiable."""
+    if windows.spill:
+        image += _scatter(patches, windows, image.shape)
+    else:
+        image.view(-1).scatter_add_(0, windows.pixels, _splat(patches, windows))
 
 
-def _weights(windows: Windows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    fraction = windows.fraction.to(torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32)
-    return fraction[:, 0, None, None], fraction[:, 1, None, None]
+def accumulate_pattern(image: Tensor, pattern: Tensor, windows: Windows) -> None:
+    """Add one real pattern (size, size) at every window of a contiguous image (height, width), in place.
+
+    The same as `accumulate_patches` with copies of the pattern, as one product of the four bilinear weights with the
+    four shifted patterns: three times faster.
+    """
+    fy, fx = windows.fraction.to(pattern.dtype).unbind(1)
+    weights = torch.stack([(1 - fy) * (1 - fx), (1 - fy) * fx, fy * (1 - fx), fy * fx], 1)
+    shifted = pattern.new_zeros(2, 2, windows.size + 1, windows.size + 1)
+    for y in (0, 1):
+        for x in (0, 1):
+            shifted[y, x, y : y + windows.size, x : x + windows.size] = pattern
+    wide = weights @ shifted.view(4, -1)
+    flat = image.view(-1)
+    target = torch.nn.functional.pad(flat, (0, windows.spill)) if windows.spill else flat
+    target.scatter_add_(0, windows.pixels, wide.view(-1))
+    if windows.spill:
+        flat.copy_(target[: len(flat)])
 
 
 def _gather(image: Tensor, windows: Windows) -> Tensor:
-    pixels = image.reshape(-1)
-    wide = pixels[_flat_indices(windows, pixels.numel())]
-    fy, fx = _weights(windows, image.dtype)
-    tall = torch.lerp(wide[:, :-1], wide[:, 1:], fy.to(image.dtype))
-    return torch.lerp(tall[:, :, :-1], tall[:, :, 1:], fx.to(image.dtype))
+    flat = image.reshape(-1)
+    if windows.spill:
+        flat = torch.nn.functional.pad(flat, (0, windows.spill))
+    # Every run of size + 1 pixels as one row of an overlapping view: rows are copied whole, not pixel by pixel.
+    runs = flat.as_strided((len(flat) - windows.size, windows.size + 1), (1, 1))
+    wide, channels = _real_rows(
+        runs.index_select(0, windows.rows.view(-1)).view(-1, windows.size + 1, windows.size + 1)
+    )
+    fy, fx = _weights(windows, wide.dtype)
+    tall = torch.lerp(wide[:, :-1], wide[:, 1:], fy)
+    return _as(torch.lerp(tall[:, :, :-channels], tall[:, :, channels:], fx), image.dtype)
 
 
 def _scatter(patches: Tensor, windows: Windows, shape: torch.Size | tuple[int, int]) -> Tensor:
-    n, size = len(windows), windows.size
-    fy, fx = _weights(windows, patches.dtype)
-    tall = patches.new_zeros(n, size, size + 1)
-    tall[:, :, 1:] = patches * fx
-    tall[:, :, :-1] += patches - tall[:, :, 1:]
-    wide = patches.new_zeros(n, size + 1, size + 1)
-    wide[:, 1:] = tall * fy
-    wide[:, :-1] += tall - wide[:, 1:]
-    image = patches.new_zeros(shape)
-    flat = image.view(-1)
-    flat.index_add_(0, _flat_indices(windows, flat.numel()).reshape(-1), wide.reshape(-1))
-    return image
+    flat = patches.new_zeros(shape[0] * shape[1] + windows.spill)
+    flat.scatter_add_(0, windows.pixels, _splat(patches, windows))
+    return flat[: shape[0] * shape[1]].view(shape)
+
+
+def _splat(patches: Tensor, windows: Windows) -> Tensor:
+    """Patches spread over the size + 1 pixels that each axis touches: (position · (size + 1)²,).
+
+    The adjoint of bilinear interpolation is interpolation the other way of the patch in a border of zeros.
+    """
+    padded, channels = _real_rows(torch.nn.functional.pad(patches, (1, 1, 1, 1)))
+    fy, fx = _weights(windows, padded.dtype)
+    tall = torch.lerp(padded[:, 1:], padded[:, :-1], fy)
+    return _as(torch.lerp(tall[:, :, channels:], tall[:, :, :-channels], fx), patches.dtype).reshape(-1)
+
+
+def _real_rows(patches: Tensor) -> tuple[Tensor, int]:
+    """Patches as real rows (position, y, channels · x): real weights times complex numbers cost twice as much."""
+    if not patches.is_complex():
+        return patches, 1
+    return torch.view_as_real(patches).flatten(-2), 2
+
+
+def _as(rows: Tensor, dtype: torch.dtype) -> Tensor:
+    """Inverse of `_real_rows`."""
+    return torch.view_as_complex(rows.view(*rows.shape[:-1], -1, 2)) if dtype.is_complex else rows
+
+
+def _weights(windows: Windows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    fraction = windows.fraction.to(dtype)
+    return fraction[:, 0, None, None], fraction[:, 1, None, None]

@@ -13,19 +13,23 @@ from torch import Tensor
 
 def far_field(wave: Tensor) -> Tensor:
     """Wave at the detector, FFT order. wave: (..., y, x) complex; returns the same shape."""
-    return torch.fft.fft2(wave, norm="ortho")
+    result: Tensor = torch.fft.fft2(wave, norm="ortho")
+    return result
 
 
 def near_sample(wave: Tensor) -> Tensor:
     """Wave at the sample from a detector wave in FFT order: inverse and adjoint of `far_field`."""
-    return torch.fft.ifft2(wave, norm="ortho")
+    result: Tensor = torch.fft.ifft2(wave, norm="ortho")
+    return result
 
 
 def to_fft_order(pattern: Tensor) -> Tensor:
     """A centred pattern (..., y, x) with its zero frequency moved to [0, 0]."""
-    return torch.fft.ifftshift(pattern, dim=(-2, -1))
+    result: Tensor = torch.fft.ifftshift(pattern, dim=(-2, -1))
+    return result
 
 
 def to_centred(pattern: Tensor) -> Tensor:
     """A pattern in FFT order (..., y, x) with its zero frequency moved to index N // 2."""
-    return torch.fft.fftshift(pattern, dim=(-2, -1))
+    result: Tensor = torch.fft.fftshift(pattern, dim=(-2, -1))
+    return result

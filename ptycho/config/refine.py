@@ -1,0 +1,77 @@
+"""Options of the iterative engines."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+EngineName = Literal["none", "rpie", "epie"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RefineConfig:
+    """How an iterative engine improves object and probe. Defaults were measured with benchmarks/refine_speed.py.
+
+    engine:        "rpie" (Maiden, Johnson & Li 2017), "epie" (Maiden & Rodenburg 2009: alpha = probe_alpha = 1), "none"
+    epochs:        sweeps over all frames; the steps are annealed towards the last one
+    batch_size:    frames updated at once, over all ranks; None: a 32nd of the scan, at least 32. Larger batches need
+                   fewer passes over a large object image; batches whose windows overlap much converge slower
+    alpha:         regularisation of the object's step, 0 (only local illumination) to 1 (only its maximum)
+    probe_alpha:   the same for the probe
+    object_step:   multiple of the step that rPIE prescribes
+    probe_step:    the same for the probe
+    momentum:      share of the object's velocity kept from epoch to epoch
+    probe_momentum: the same for the probe
+    anneal_from:   share of the epochs after which steps and momentum begin to shrink, so that photon noise averages out
+    update_probe:  whether the probe is refined at all
+    probe_start_epoch: first epoch, from 1, in which the probe moves
+    probe_modes:   incoherent modes; None: as many as the start probe has
+    stop_at_plateau: whether to stop before `epochs` when annealed sweeps no longer lower the R-factor
+    """
+
+    engine: EngineName = "rpie"
+    epochs: int = 30
+    batch_size: int | None = None
+    alpha: float = 0.1
+    probe_alpha: float = 0.1
+    object_step: float = 1.0
+    probe_step: float = 1.0
+    momentum: float = 0.85
+    probe_momentum: float = 0.5
+    anneal_from: float = 0.4
+    update_probe: bool = True
+    probe_start_epoch: int = 1
+    probe_modes: int | None = None
+    stop_at_plateau: bool = True
+
+    def __post_init__(self) -> None:
+        problems = [
+            *_out_of("engine", self.engine, self.engine in get_args(EngineName), f"one of {get_args(EngineName)}"),
+            *_out_of("epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            *_out_of("batch_size", self.batch_size, self.batch_size is None or self.batch_size >= 1, "at least 1"),
+            *_out_of("alpha", self.alpha, 0 < self.alpha <= 1, "above 0 and at most 1"),
+            *_out_of("probe_alpha", self.probe_alpha, 0 < self.probe_alpha <= 1, "above 0 and at most 1"),
+            *_out_of("object_step", self.object_step, 0 < self.object_step <= 2, "above 0 and at most 2"),
+            *_out_of("probe_step", self.probe_step, 0 < self.probe_step <= 2, "above 0 and at most 2"),
+            *_out_of("momentum", self.momentum, 0 <= self.momentum < 1, "at least 0 and below 1"),
+            *_out_of("probe_momentum", self.probe_momentum, 0 <= self.probe_momentum < 1, "at least 0 and below 1"),
+            *_out_of("anneal_from", self.anneal_from, 0 <= self.anneal_from <= 1, "between 0 and 1"),
+            *_out_of("probe_start_epoch", self.probe_start_epoch, self.probe_start_epoch >= 1, "at least 1"),
+            *_out_of("probe_modes", self.probe_modes, self.probe_modes is None or self.probe_modes >= 1, "at least 1"),
+        ]
+        if problems:
+            raise ValueError("; ".join(problems))
+
+    @property
+    def effective_alpha(self) -> float:
+        """Regularisation of the object's step: ePIE is rPIE with alpha = 1."""
+        return 1.0 if self.engine == "epie" else self.alpha
+
+    @property
+    def effective_probe_alpha(self) -> float:
+        """Regularisation of the probe's step: ePIE is rPIE with alpha = 1."""
+        return 1.0 if self.engine == "epie" else self.probe_alpha
+
+
+def _out_of(name: str, value: object, is_good: bool, expected: str) -> list[str]:
+    return [] if is_good else [f"{name} = {value!r}: must be {expected}"]
