@@ -1,0 +1,1 @@
+"""The command `ptycho`: one file for each family of verbs."""

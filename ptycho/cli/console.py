@@ -1,0 +1,83 @@
+"""What the commands show: sentences and tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import typer
+
+
+def is_terminal() -> bool:
+    """Whether a person is looking at the output as it comes."""
+    return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
+
+
+def say(text: str = "") -> None:
+    """One line for people, on standard output."""
+    typer.echo(text)
+
+
+def next_step(text: str) -> None:
+    """The last line of a command: what to type next."""
+    typer.echo(f"Next: {text}")
+
+
+def complain(text: str) -> None:
+    """An error for people, on standard error."""
+    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    label = typer.style("Error:", fg="red", bold=True) if colour else "Error:"
+    typer.echo(f"{label} {text}", err=True)
+
+
+def show_json(content: Any) -> None:
+    """JSON for programs; NaN and infinity become null."""
+    typer.echo(json.dumps(_finite(content), indent=1, default=str, allow_nan=False))
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, dict):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    if isinstance(content, float) and (content != content or content in (float("inf"), float("-inf"))):
+        return None
+    return content
+
+
+def show_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A table: drawn by rich in a terminal, aligned columns of plain text elsewhere."""
+    cells = [[_cell(value) for value in row] for row in rows]
+    if is_terminal():
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table(*headers, box=None, header_style="bold", pad_edge=False)
+        for row in cells:
+            table.add_row(*row)
+        Console(highlight=False, markup=False).print(table)
+        return
+    widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
+    for row in [list(headers), *cells]:
+        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 45 s, 3 min 20 s, 2 h 05 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

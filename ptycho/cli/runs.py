@@ -1,0 +1,191 @@
+"""Verbs that do the work: run, submit, resume, reconstruct."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptycho.cli.arguments import Overrides, RunPath, SpecPath
+from ptycho.cli.console import duration, next_step, say
+from ptycho.errors import CancelledError, PtychoError, RequestError, WorkError
+
+if TYPE_CHECKING:
+    from ptycho.jobs.resolved_job import ResolvedJob
+    from ptycho.jobs.run_folder import RunFolder
+    from ptycho.jobs.spec import JobSpec
+    from ptycho.parallel import Ranks
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    app.command()(run)
+    app.command()(submit)
+    app.command()(resume)
+    app.command()(reconstruct)
+
+
+def run(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Run a job and follow it to its end. Ctrl-C stops it with its state saved."""
+    from ptycho.jobs.spec import load_spec
+
+    _run(lambda: load_spec(spec, overrides or ()), overrides or [])
+
+
+def reconstruct(
+    scan: Annotated[Path, typer.Argument(metavar="SCAN", help="The scan to reconstruct.", show_default=False)],
+    model: Annotated[
+        Path,
+        typer.Option(help="A trained model: wts.h5.zip, its folder, or the run that trained it.", show_default=False),
+    ],
+    overrides: Overrides = None,
+) -> None:
+    """Apply a trained model to a scan, then refine: a run without training."""
+    from ptycho.jobs.spec import parse_spec
+
+    bundle = model / "model" if (model / "model").is_dir() else model
+    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\nbundle = {_quoted(bundle)}\n"
+    _run(lambda: parse_spec(text, overrides=overrides or ()), overrides or [])
+
+
+def _quoted(path: Path) -> str:
+    # A TOML literal string takes everything as it is, except its own quote.
+    text = str(path.absolute())
+    if "'" in text:
+        raise RequestError(f"{text}: a path with a single quote cannot be written into a spec. Rename it.")
+    return f"'{text}'"
+
+
+def submit(spec: SpecPath, overrides: Overrides = None) -> None:
+    """Start a job and return at once: as processes of their own, or through Slurm."""
+    from ptycho.jobs.launcher import start
+    from ptycho.jobs.new_run import new_run
+    from ptycho.jobs.spec import load_spec
+
+    loaded = load_spec(spec, overrides or ())
+    if loaded.resources.executor == "here":
+        raise RequestError('submit needs resources.executor = "local" or "slurm"; "here" means: ptycho run.')
+    folder, job, _ = new_run(loaded, overrides or ())
+    submitted = start(folder, job)
+    kind = "Slurm job" if job.resources.executor == "slurm" else "process"
+    say(f"Started {folder.path} as {kind} {submitted.job_id} with {job.resources.n_ranks} ranks.")
+    next_step(f"ptycho status {folder.path}, ptycho logs --follow {folder.path}")
+
+
+def resume(path: RunPath = None) -> None:
+    """Go on with a run that failed, was stopped or was killed, at the stage and epoch where it was."""
+    from ptycho.jobs import lock
+    from ptycho.jobs.launcher import settle
+    from ptycho.jobs.resolved_job import ResolvedJob
+    from ptycho.jobs.run_folder import RunFolder
+
+    folder = RunFolder.open(path) if path else RunFolder.newest(Path("runs"))
+    job = ResolvedJob.read(folder.resolved_path)
+    ranks = _launched_ranks()
+    if ranks is None and lock.owner(folder) is None:
+        settle(folder)
+    if folder.read_state()["status"] == "finished":
+        say(f"{folder.path} is finished already.")
+        next_step(f"ptycho status {folder.path}")
+        return
+    _follow(folder, job, ranks)
+
+
+def _run(load: Callable[[], JobSpec], overrides: list[str]) -> None:
+    """Make the run folder and do the run; under mpirun, rank 0 makes it and the others hear of it."""
+    ranks = _launched_ranks()
+    made: tuple[str, RunFolder | str, int] | None = None
+    if ranks is None or ranks.rank == 0:
+        try:
+            made = _new_folder(load, overrides, ranks)
+        except PtychoError as error:
+            if ranks is None:
+                raise
+            ranks.broadcast(("refused", str(error), error.exit_code))
+            raise
+    if ranks is not None:
+        made = ranks.broadcast(made)
+    assert made is not None
+    kind, folder, code = made
+    if kind == "refused" or isinstance(folder, str):
+        raise typer.Exit(code)
+    from ptycho.jobs.resolved_job import ResolvedJob
+
+    _follow(folder, ResolvedJob.read(folder.resolved_path), ranks)
+
+
+def _new_folder(load: Callable[[], JobSpec], overrides: list[str], ranks: Ranks | None) -> tuple[str, RunFolder, int]:
+    from ptycho.jobs.new_run import new_run
+
+    folder, job, scan = new_run(load(), overrides, launched_ranks=ranks.size if ranks else None)
+    n = job.resources.n_ranks
+    say(f"{job.name}: {scan.n_positions} frames of {scan.patch_size} × {scan.patch_size}, engine {job.engine},"
+        f" {n} rank{'s' if n > 1 else ''} ({job.resources.executor}), in {folder.path}")  # fmt: skip
+    for assumption in scan.assumptions:
+        say(f"Assumed: {assumption}")
+    return "made", folder, 0
+
+
+def _launched_ranks() -> Ranks | None:
+    """The ranks that mpirun or srun started, or None when this process is alone."""
+    from ptycho.parallel import find_ranks, launcher_sizes
+
+    if max(launcher_sizes(os.environ).values(), default=1) == 1:
+        return None
+    from ptycho.jobs.rank_environment import launcher_ranks_per_node, thread_variables
+
+    # Before torch is loaded, because it reads them once.
+    os.environ.update(thread_variables(launcher_ranks_per_node(os.environ) or 1, os.environ))
+    return find_ranks()
+
+
+def _follow(folder: RunFolder, job: ResolvedJob, ranks: Ranks | None) -> None:
+    """Do a run to its end, showing how it goes; raise when it does not end well."""
+    from ptycho.cli.live import Follower, following
+    from ptycho.jobs.launcher import start, start_here, wait
+
+    if ranks is not None and ranks.rank > 0:
+        start_here(folder, ranks)
+        return
+    if ranks is not None or job.resources.executor == "here":
+        with following(folder):
+            start_here(folder, ranks)
+        _tell_result(folder)
+        return
+    submitted = start(folder, job)
+    if job.resources.executor == "slurm":
+        say(f"Submitted Slurm job {submitted.job_id}.")
+        next_step(f"ptycho status {folder.path}")
+        return
+    follower = Follower(folder)
+    try:
+        status = wait(folder, submitted, follower.look)
+    finally:
+        follower.close()
+    _raise_unless_finished(folder, status)
+    _tell_result(folder)
+
+
+def _raise_unless_finished(folder: RunFolder, status: str) -> None:
+    error: dict[str, Any] = folder.read_state().get("error") or {}
+    sentence = error.get("message") or f"The run ended with status {status}."
+    if status == "cancelled":
+        raise CancelledError(sentence)
+    if status != "finished":
+        raise WorkError(f"{sentence}\nMore: ptycho logs {folder.path}. After a repair: ptycho resume {folder.path}")
+
+
+def _tell_result(folder: RunFolder) -> None:
+    from ptycho.jobs.events import format_number
+
+    state = folder.read_state()
+    seconds = sum(entry.get("seconds", 0) for entry in state["stages"].values())
+    reached = ", ".join(f"{key} {format_number(value)}" for key, value in state.get("result", {}).items())
+    say(f"Finished in {duration(seconds)}" + (f": {reached}." if reached else "."))
+    for what, path in (("Image", folder.result_path), ("Report", folder.report_path)):
+        if path.exists():
+            say(f"{what}: {path}")
+    next_step(f"open {folder.report_path}" if folder.report_path.exists() else f"ptycho status {folder.path}")

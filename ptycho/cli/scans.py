@@ -1,0 +1,165 @@
+"""Verbs about scans: simulate, convert, inspect."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ptycho.cli.arguments import AsJson
+from ptycho.cli.console import next_step, say, show_json, show_table
+from ptycho.cli.simulate_options import with_simulate_options
+from ptycho.errors import PackageError, RequestError
+
+if TYPE_CHECKING:
+    from ptycho.data.scan import Scan
+
+# Named by a string, because simulating needs torch and asking for help does not.
+SIMULATE_MODULE = "ptycho_torch.simulate"
+# Frames that `inspect` reads to tell what counts are like; a scan may have a million.
+_SAMPLED_FRAMES = 64
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    app.command()(with_simulate_options(simulate))
+    app.command()(convert)
+    app.command()(inspect)
+
+
+def simulate(output: Path, force: bool, options: dict[str, Any]) -> None:
+    """Make a scan with known truth: an object, a probe, a scan path, photon noise."""
+    from ptycho.config.simulate import SimulateConfig
+    from ptycho.data.formats.hdf5 import write_scan
+
+    _refuse_existing(output, force)
+    config = SimulateConfig(**options)
+    try:
+        module = import_module(SIMULATE_MODULE)
+    except (ImportError, RuntimeError) as error:
+        raise PackageError(
+            f'Simulating needs torch: {error} Install it with: pip install "ptychopinn[torch]"'
+        ) from error
+    scan: Scan = module.simulate_scan(config)
+    write_scan(scan, output)
+    say(
+        f"Wrote {output}: {scan.n_positions} frames of {scan.patch_size} × {scan.patch_size},"
+        f" {config.object} object, {config.photons:g} photons per frame, with its truth."
+    )
+    next_step(f"ptycho init {output}, or ptycho inspect {output}")
+
+
+def convert(
+    source: Annotated[
+        Path, typer.Argument(metavar="SCAN", help="A scan file of any known format.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The HDF5 file to write.", show_default=False)],
+    crop_px: Annotated[
+        int | None, typer.Option(help="Keep only this many detector pixels around the centre.", show_default=False)
+    ] = None,
+    mask: Annotated[Path | None, typer.Option(help="A file with the good pixels (true).", show_default=False)] = None,
+    diffraction: Annotated[str | None, typer.Option(help="What the frames are: counts or amplitude.")] = None,
+    photons_per_frame: Annotated[float | None, typer.Option(help="Mean counts, for normalised amplitudes.")] = None,
+    zero_frequency: Annotated[str | None, typer.Option(help="Where frames have it: centre or corner.")] = None,
+    energy_ev: Annotated[
+        float | None, typer.Option("--energy-eV", help="Photon energy, instead of the file's.")
+    ] = None,
+    distance_m: Annotated[float | None, typer.Option(help="Sample to detector, instead of the file's.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace OUTPUT when it exists.")] = False,
+) -> None:
+    """Write a scan of any known format in our HDF5 layout."""
+    from ptycho.data.formats import ReadOverrides, open_scan
+    from ptycho.data.formats.hdf5 import write_scan
+    from ptycho.data.preparation import prepare
+
+    _refuse_existing(output, force)
+    said = ReadOverrides(
+        diffraction=diffraction,  # type: ignore[arg-type]  # ReadOverrides checks the word and explains
+        photons_per_frame=photons_per_frame,
+        zero_frequency=zero_frequency,  # type: ignore[arg-type]
+        energy_eV=energy_ev,
+        distance_m=distance_m,
+    )
+    scan = prepare(open_scan(source, said), crop_px=crop_px, mask_path=mask)
+    write_scan(scan, output)
+    say(f"Wrote {output}: {scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {source}.")
+    for assumption in scan.assumptions:
+        say(f"Assumed: {assumption}")
+    next_step(f"ptycho inspect {output}, or ptycho init {output}")
+
+
+def _refuse_existing(output: Path, force: bool) -> None:
+    if output.exists() and not force:
+        raise RequestError(f"{output} exists already. Choose another name, or replace it with --force.")
+    if not output.absolute().parent.is_dir():
+        raise RequestError(f"There is no folder {output.absolute().parent}. Make it first, or choose another name.")
+
+
+def inspect(
+    source: Annotated[
+        Path, typer.Argument(metavar="SCAN", help="A scan file of any known format.", show_default=False)
+    ],
+    picture: Annotated[
+        Path | None, typer.Option(help="Also draw the scan into this PNG file.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show what a scan file holds and what its reader assumed."""
+    from ptycho.data.formats import open_scan
+
+    scan = open_scan(source)
+    facts = _facts(scan)
+    if picture:
+        import_module("ptycho.report.figures").draw_scan(scan, picture)
+    if as_json:
+        show_json(facts)
+        return
+    show_table(("what", "found"), [(key, _text(value)) for key, value in facts.items() if key != "assumptions"])
+    for assumption in scan.assumptions:
+        say(f"Assumed: {assumption}")
+    if picture:
+        say(f"Drew {picture}.")
+    next_step(f"ptycho init {source}")
+
+
+def _facts(scan: Scan) -> dict[str, Any]:
+    import numpy as np
+
+    n, size = scan.n_positions, scan.patch_size
+    sample = np.unique(np.linspace(0, n - 1, min(n, _SAMPLED_FRAMES)).astype(np.int64))
+    frames = np.asarray(scan.frames.read(sample), dtype=np.float64)
+    low, high = scan.positions_px.min(axis=0), scan.positions_px.max(axis=0)
+    geometry = scan.geometry
+    return {
+        "path": str(scan.path) if scan.path else None,
+        "name": scan.name,
+        "n_positions": n,
+        "patch_size": size,
+        "stored_type": str(scan.frames.dtype),
+        "mean_counts_per_frame": float(frames.sum(axis=(1, 2)).mean()),
+        "largest_count": float(frames.max()),
+        "sampled_frames": len(sample),
+        "positions_y_px": [float(low[0]), float(high[0])],
+        "positions_x_px": [float(low[1]), float(high[1])],
+        "object_shape": list(scan.grid.shape),
+        "probe_modes": None if scan.probe is None else int(scan.probe.shape[0]),
+        "good_pixels": 1.0 if scan.mask is None else float(scan.mask.mean()),
+        "energy_eV": geometry.energy_eV,
+        "distance_m": geometry.distance_m,
+        "detector_pixel_m": geometry.detector_pixel_m,
+        "object_pixel_m": geometry.object_pixel_m,
+        "has_object_start": scan.object_start is not None,
+        "has_truth": scan.truth is not None,
+        "assumptions": list(scan.assumptions),
+        "provenance": scan.provenance,
+    }
+
+
+def _text(value: object) -> object:
+    if isinstance(value, list | tuple):
+        return ", ".join(f"{part:.6g}" if isinstance(part, float) else str(part) for part in value)
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {part}" for key, part in value.items()) or None
+    return value

@@ -1,0 +1,149 @@
+"""Verbs about job specs: init, check."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ptycho.cli.arguments import AsJson, Overrides, SpecPath
+from ptycho.cli.console import next_step, say, show_json, show_table
+from ptycho.errors import RequestError
+
+if TYPE_CHECKING:
+    from ptycho.data.scan import Scan
+    from ptycho.jobs.resolved_job import ResolvedJob
+
+_STARTER = """\
+# A job for `ptycho run`. Every key that is left out has a sensible default: see docs/job-spec.md.
+
+[job]
+engine = "{engine}"{engine_note}
+# name = "{name}"
+# seed = 0
+
+[data]
+scan = "{scan}"{facts}
+# crop_px = {crop}          # keep the central detector pixels only: faster, coarser
+{network}
+[refine]
+# engine = "none"      # keep the network's image as it is
+# epochs = 50
+
+[resources]
+executor = "local"     # here | local | slurm
+# ranks_per_node = 2   # processes; one for each GPU is the default
+"""
+
+_NETWORK = """
+[model]
+# gridsize = 2           # network sees groups of 2 x 2 neighbouring frames
+# bundle = "runs/NAME/model/wts.h5.zip"   # apply a trained model instead of training one
+
+[training]
+# nepochs = 50
+# batch_size = 16
+
+[execution]
+# accelerator = "auto"   # cpu | cuda
+# learning_rate = 1e-3
+"""
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these verbs to the command."""
+    app.command()(init)
+    app.command()(check)
+
+
+def init(
+    scan: Annotated[
+        Path | None, typer.Argument(metavar="[SCAN]", help="The scan file the job is for.", show_default=False)
+    ] = None,
+    spec: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", help="Where to write the spec; beside you, named like the scan, when left out."),
+    ] = None,
+    engine: Annotated[str, typer.Option(help="The engine to start with.")] = "pinn",
+    schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of job specs, for editors.")] = False,
+) -> None:
+    """Write a commented job spec for a scan."""
+    if schema:
+        from ptycho.jobs.schema import schema_text
+
+        say(schema_text().rstrip())
+        return
+    if scan is None:
+        raise RequestError("Name the scan file: ptycho init SCAN. No scan yet? Make one: ptycho simulate scan.h5")
+    from ptycho.data.formats import open_scan
+    from ptycho.jobs.spec import parse_spec
+
+    opened = open_scan(scan)
+    target = spec or Path(f"{scan.stem}.toml")
+    if target.exists():
+        raise RequestError(f"{target} exists already. Choose another name: ptycho init {scan} --output OTHER.toml")
+    text = _starter(opened, scan, target, engine)
+    parse_spec(text, path=target.resolve())
+    from ptycho.jobs.whole_file import write_text
+
+    write_text(target, text)
+    say(f"Wrote {target} for {opened.n_positions} frames of {opened.patch_size} × {opened.patch_size}.")
+    next_step(f"ptycho check {target}, then ptycho run {target}")
+
+
+def _starter(scan: Scan, path: Path, target: Path, engine: str) -> str:
+    from os.path import relpath
+
+    is_network = engine == "pinn"
+    return _STARTER.format(
+        engine=engine,
+        engine_note="        # train a network, then refine its image" if is_network else "",
+        name=path.stem,
+        scan=Path(relpath(path.resolve(), target.resolve().parent)).as_posix(),
+        facts=f"   # {scan.n_positions} frames, {scan.patch_size} × {scan.patch_size}",
+        crop=scan.patch_size // 2,
+        network=_NETWORK if is_network else "",
+    )
+
+
+def check(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    everything: Annotated[bool, typer.Option("--all", help="Show the values that are defaults too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check a job spec and its scan, and show every value with its source; nothing is started."""
+    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.spec import load_spec
+
+    job, scan = resolve(load_spec(spec, overrides or ()))
+    values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
+    shown = {path: value for path, value in values.items() if path in job.sources}
+    if as_json:
+        show_json(
+            {
+                "name": job.name,
+                "engine": job.engine,
+                "stages": list(job.stages),
+                "n_ranks": job.resources.n_ranks,
+                "scan": {"path": str(scan.path), "n_positions": scan.n_positions, "patch_size": scan.patch_size},
+                "assumptions": list(scan.assumptions),
+                "values": {path: {"value": value, "source": job.sources[path]} for path, value in shown.items()},
+            }
+        )
+        return
+    rows = [(path, value, job.sources[path]) for path, value in shown.items()]
+    show_table(("key", "value", "from"), [row for row in rows if everything or row[2] != "default"])
+    _describe(job, scan)
+    next_step(f"ptycho run {spec}" + "".join(f" --set {override}" for override in overrides or ()))
+
+
+def _describe(job: ResolvedJob, scan: Scan) -> None:
+    say()
+    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path}")
+    for assumption in scan.assumptions:
+        say(f"Assumed: {assumption}")
+    ranks = job.resources.n_ranks
+    say(f"Stages: {', '.join(job.stages)}; {ranks} rank{'s' if ranks > 1 else ''}, {job.execution.accelerator}.")
+    say("The spec is valid.")

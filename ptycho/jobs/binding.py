@@ -1,0 +1,137 @@
+"""The shape of a job spec: which tables and keys there are, and of which type.
+
+Only types are checked here, by pydantic. What a value may be beyond its type, each configuration class says itself.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, get_type_hints
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from ptycho.config.config import (
+    ModelConfig,
+    PyTorchExecutionConfig,
+    TrainingConfig,
+    validate_model_config,
+    validate_training_config,
+)
+from ptycho.config.refine import RefineConfig
+from ptycho.jobs.tables import ContainerTable, DataTable, JobTable, OutputTable, ResourcesTable
+
+_STRICT = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
+
+# Fields that a job decides elsewhere: paths in [data] and [output], the model in [model].
+NOT_IN_TRAINING = frozenset(
+    {"model", "train_data_file", "test_data_file", "output_dir", "backend", "n_images", "positions_provided"}
+)
+# N is the size of the frames after cropping; it comes from the scan.
+NOT_IN_MODEL = frozenset({"N"})
+
+_BUNDLE = Annotated[
+    str | None,
+    Field(description="A trained model (wts.h5.zip or its folder), relative to the spec file; training is skipped."),
+]
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table of the spec.
+
+    config: the dataclass that says which keys there are and what their defaults are
+    check:  raises ValueError when the values given for some keys are not allowed; None where types say it all
+    """
+
+    name: str
+    config: type[Any]
+    without: frozenset[str] = frozenset()
+    extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    check: Callable[[Mapping[str, Any]], object] | None = None
+
+    @property
+    def hints(self) -> dict[str, Any]:
+        """Key → type, with pydantic's annotations."""
+        hints = get_type_hints(self.config, include_extras=True)
+        own = {f.name: hints[f.name] for f in dataclasses.fields(self.config) if f.name not in self.without}
+        return {**self.extra, **own}
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Key → default value, as the dataclass gives it."""
+        found: dict[str, Any] = dict.fromkeys(self.extra)
+        for field in dataclasses.fields(self.config):
+            if field.name in self.without:
+                continue
+            made = field.default_factory
+            found[field.name] = field.default if made is dataclasses.MISSING else made()
+        return found
+
+    def model(self) -> type[BaseModel]:
+        """The pydantic model that knows which keys were written."""
+        texts = descriptions(self.config)
+        fields: dict[str, Any] = {
+            name: (self.hints[name], Field(default, description=texts[name]) if texts.get(name) else default)
+            for name, default in self.defaults.items()
+        }
+        return create_model(self.name, __config__=_STRICT, __doc__=summary(self.config), **fields)
+
+
+def summary(thing: object) -> str:
+    """The first line of a docstring."""
+    return (thing.__doc__ or "").strip().partition("\n")[0]
+
+
+def descriptions(config: type[Any]) -> dict[str, str]:
+    """Field → what it means: its metadata["help"], or its entry ("name: text") in the class's docstring."""
+    found: dict[str, str] = {}
+    names = {field.name for field in dataclasses.fields(config)}
+    current = ""
+    for line in inspect.cleandoc(config.__doc__ or "").splitlines():
+        name, colon, text = line.partition(":")
+        if colon and name in names:
+            current = name
+            found[current] = text.strip()
+        elif line.startswith("    ") and current:
+            found[current] += " " + line.strip()
+        else:
+            current = ""
+    return found | {f.name: str(f.metadata["help"]) for f in dataclasses.fields(config) if "help" in f.metadata}
+
+
+def _check_model(values: Mapping[str, Any]) -> object:
+    return validate_model_config(ModelConfig(**values))
+
+
+def _check_training(values: Mapping[str, Any]) -> object:
+    return validate_training_config(TrainingConfig(**{"model": ModelConfig(), **values}))
+
+
+TABLES = {
+    table.name: table
+    for table in (
+        Table("job", JobTable),
+        Table("data", DataTable),
+        Table("model", ModelConfig, without=NOT_IN_MODEL, extra={"bundle": _BUNDLE}, check=_check_model),
+        Table("training", TrainingConfig, without=NOT_IN_TRAINING, check=_check_training),
+        Table("refine", RefineConfig, check=lambda values: RefineConfig(**values)),
+        Table("execution", PyTorchExecutionConfig, check=lambda values: PyTorchExecutionConfig(**values)),
+        Table("resources", ResourcesTable),
+        Table("container", ContainerTable),
+        Table("output", OutputTable),
+    )
+}
+
+
+@cache
+def spec_model() -> type[BaseModel]:
+    """The pydantic model of a whole spec: one optional table each."""
+    fields: dict[str, Any] = {}
+    for name, table in TABLES.items():
+        model = table.model()
+        fields[name] = (model, Field(default_factory=model, description=summary(table.config)))
+    return create_model("JobSpec", __config__=_STRICT, **fields)

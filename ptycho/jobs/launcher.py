@@ -1,0 +1,271 @@
+"""Starting the ranks of a run: in this process, on this machine, on a cluster."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptycho.errors import PackageError, WorkError
+from ptycho.jobs import lock
+from ptycho.jobs.process import Process
+from ptycho.jobs.rank_environment import local_variables, variables_set
+from ptycho.jobs.ranks_record import first_cause, read_records
+from ptycho.jobs.resolved_job import ResolvedJob
+from ptycho.jobs.run_folder import RunFolder, now
+from ptycho.jobs.runner import JobRunner
+from ptycho.jobs.whole_file import read_json, write_json
+from ptycho.parallel import Ranks, SerialRanks
+
+if TYPE_CHECKING:
+    import submitit
+
+
+POLL_S = 0.2
+# submitit's local executor knows no "no limit", and two minutes are its default.
+_NO_LIMIT_MIN = 60 * 24 * 365
+# A rank that was asked to stop may need this long to finish its step and save its state.
+STOP_WITHIN_S = 120.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Launch:
+    """How a run was started; launch.json in the run folder.
+
+    attempt: 1 for the first start, one more for each resume
+    job_id:  submitit's: a process number on this machine, or Slurm's job number; empty for "here"
+    """
+
+    executor: str
+    attempt: int
+    job_id: str = ""
+    submitit_folder: str = ""
+    process: Process
+    time: str
+
+    def write(self, folder: RunFolder) -> None:
+        """Write launch.json."""
+        write_json(folder.launch_path, asdict(self))
+
+    @classmethod
+    def read(cls, folder: RunFolder) -> Launch | None:
+        """How the run was started last, or None when it never was."""
+        if not folder.launch_path.exists():
+            return None
+        content = read_json(folder.launch_path)
+        return cls(**{**content, "process": Process(**content["process"])})
+
+
+def start_here(folder: RunFolder, ranks: Ranks | None = None) -> None:
+    """Do the run in this process, as one of the ranks that a launcher set up; return when it is done.
+
+    Raises what a stage raises, CancelledError when the run was asked to stop.
+    """
+    ranks = ranks or SerialRanks()
+    if ranks.rank == 0:
+        lock.acquire(folder)
+        _prepare(folder, "here").write(folder)
+    ranks.barrier()
+    try:
+        JobRunner(folder.path).run_here(ranks)
+    finally:
+        if ranks.rank == 0:
+            lock.release(folder)
+
+
+def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
+    """Start the ranks as processes of their own (executor "local") or as a Slurm job, and return at once.
+
+    Raises RequestError when the folder is in use, PackageError when the scheduler or the container is not there.
+    """
+    lock.acquire(folder)
+    try:
+        launch = _prepare(folder, job.resources.executor)
+        # A fresh folder for each start: submitit takes a result it finds there for the new job's.
+        submitit_folder = folder.path / "submitit" / f"{launch.attempt}"
+        executor = _slurm(submitit_folder, job) if launch.executor == "slurm" else _local(submitit_folder, job)
+        launch.write(folder)
+        with variables_set(_variables(job)), _signals_ignored():
+            submitted: submitit.Job[None] = executor.submit(JobRunner(folder.path))
+        on_cluster = launch.executor == "slurm"
+        process = launch.process if on_cluster else Process.of_pid(int(submitted.job_id))
+        Launch(
+            executor=launch.executor,
+            attempt=launch.attempt,
+            job_id=str(submitted.job_id),
+            submitit_folder=str(submitit_folder),
+            process=process,
+            time=launch.time,
+        ).write(folder)
+        if on_cluster:
+            lock.release(folder)
+        else:
+            lock.hand_over(folder, process)
+    except BaseException:
+        lock.release(folder)
+        raise
+    return submitted
+
+
+def _prepare(folder: RunFolder, executor: str) -> Launch:
+    """Clear what an earlier attempt left behind for this one to misread."""
+    earlier = Launch.read(folder)
+    attempts = max(folder.read_state()["attempts"], earlier.attempt if earlier else 0)
+    shutil.rmtree(folder.ranks, ignore_errors=True)
+    folder.ranks.mkdir()
+    folder.cancel_path.unlink(missing_ok=True)
+    folder.write_state({**folder.read_state(), "status": "starting", "error": None})
+    return Launch(executor=executor, attempt=attempts + 1, process=Process.current(), time=now())
+
+
+def _variables(job: ResolvedJob) -> dict[str, str]:
+    return {} if job.resources.executor == "slurm" else local_variables(job.resources.ranks_per_node, os.environ)
+
+
+@contextmanager
+def _signals_ignored() -> Iterator[None]:
+    """Start children deaf to Ctrl-C and to the closing of the terminal.
+
+    submitit's controller would answer Ctrl-C by killing the ranks after a second, before they have saved their state;
+    the ranks set handlers of their own. Nobody but us tells the run to stop.
+    """
+    ignored = (signal.SIGINT, signal.SIGHUP)
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in ignored}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _python(job: ResolvedJob) -> str | None:
+    """The command that stands for Python inside the job's container; None for this environment's Python."""
+    image = job.container.image
+    if image is None:
+        return None
+    program = shutil.which("apptainer") or shutil.which("singularity")
+    if program is None and job.resources.executor == "local":
+        raise PackageError(
+            f"container.image = {image!r} needs Apptainer, which is not on PATH. Leave it out or install it."
+        )
+    binds = [part for bind in (str(job.output_dir), str(job.data.scan.parent), *(job.container.binds or ()))
+             for part in ("--bind", bind)]  # fmt: skip
+    gpu = ["--nv"] if job.resources.gpus_per_node else []
+    return shlex.join([program or "apptainer", "exec", *gpu, *binds, image, "python3"])
+
+
+def _local(folder: Path, job: ResolvedJob) -> submitit.Executor:
+    import submitit
+
+    executor = submitit.LocalExecutor(folder, python=_python(job))
+    resources = job.resources
+    executor.update_parameters(
+        timeout_min=resources.time_limit_min or _NO_LIMIT_MIN,
+        gpus_per_node=resources.gpus_per_node,
+        tasks_per_node=resources.ranks_per_node,
+        signal_delay_s=30,
+    )
+    return executor
+
+
+def _slurm(folder: Path, job: ResolvedJob) -> submitit.Executor:
+    import submitit
+
+    if shutil.which("sbatch") is None:
+        raise PackageError(
+            'executor = "slurm" needs sbatch, which is not on PATH. Use a login node, or executor = "local".'
+        )
+    resources = job.resources
+    executor = submitit.SlurmExecutor(folder, python=_python(job))
+    wanted = {
+        "job_name": job.name,
+        "nodes": resources.nodes,
+        "ntasks_per_node": resources.ranks_per_node,
+        "gpus_per_node": resources.gpus_per_node or None,
+        "cpus_per_task": resources.cpus_per_rank,
+        "mem": f"{resources.memory_gb:g}GB" if resources.memory_gb else None,
+        "time": resources.time_limit_min,
+        "partition": resources.partition,
+        "account": resources.account,
+        "qos": resources.qos,
+        "constraint": resources.constraint,
+    }
+    executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
+    return executor
+
+
+def wait(folder: RunFolder, submitted: Any, on_look: Callable[[], None]) -> str:
+    """Wait for a local run to end, calling `on_look` a few times a second; returns the final status of state.json.
+
+    Ctrl-C asks the ranks to stop and waits for them; a second one ends them.
+    """
+    try:
+        _until_done(submitted, on_look)
+    except KeyboardInterrupt:
+        request_stop(folder)
+        try:
+            _until_done(submitted, on_look)
+        except KeyboardInterrupt:
+            kill_ranks(folder)
+            _until_done(submitted, on_look)
+    return settle(folder)
+
+
+def _until_done(submitted: Any, on_look: Callable[[], None]) -> None:
+    while not submitted.done():
+        on_look()
+        time.sleep(POLL_S)
+    on_look()
+
+
+def settle(folder: RunFolder) -> str:
+    """Write how a run ended into state.json when its ranks could not do so themselves; returns the status."""
+    state = folder.read_state()
+    if lock.owner(folder) is not None:
+        return str(state["status"])
+    cause = first_cause(read_records(folder))
+    if state["status"] in ("running", "starting"):
+        log_hint = f"Read {folder.log_path(0)}." if folder.log_path(0).exists() else f"Read {folder.path / 'submitit'}."
+        sentence = cause or f"The processes of this run ended before they could say why. {log_hint}"
+        state = {**state, "status": "failed", "error": {"message": sentence}}
+        folder.write_state(state)
+    elif state["status"] == "failed" and cause:
+        folder.write_state({**state, "error": {**(state["error"] or {}), "message": cause}})
+    lock.release(folder)
+    return str(state["status"])
+
+
+def request_stop(folder: RunFolder) -> None:
+    """Ask the ranks to save their state and end: by a file that all of them look for, and by a signal where one can."""
+    try:
+        folder.cancel_path.touch()
+    except OSError as error:
+        raise WorkError(f"Cannot write {folder.cancel_path}: {error.strerror or error}.") from error
+    for record in read_records(folder):
+        if not record.ended and record.process.is_alive:
+            record.process.signal(signal.SIGTERM)
+
+
+def kill_ranks(folder: RunFolder) -> None:
+    """End the ranks on this machine at once; what their last checkpoint holds is kept."""
+    for record in read_records(folder):
+        if not record.ended and record.process.is_alive:
+            record.process.signal(signal.SIGKILL)
+
+
+def stop_and_wait(folder: RunFolder, seconds: float = STOP_WITHIN_S) -> None:
+    """Ask a run to stop and wait until it has. Raises WorkError when it does not within the time."""
+    request_stop(folder)
+    if not lock.wait_until_free(folder, seconds):
+        raise WorkError(
+            f"{folder.path} has not stopped within {seconds:.0f} s; it stops at its next step."
+            f" To end it at once, without saving: ptycho cancel --now {folder.path}"
+        )
+    settle(folder)

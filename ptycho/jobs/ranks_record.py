@@ -1,0 +1,79 @@
+"""What each rank writes about itself, so that the first cause of a failure can be told from its consequences."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ptycho.errors import RequestError
+from ptycho.jobs.process import Process
+from ptycho.jobs.run_folder import RunFolder
+from ptycho.jobs.whole_file import read_json, write_json
+
+RUNNING, FINISHED, FAILED, CANCELLED, FOLLOWED = "running", "finished", "failed", "cancelled", "followed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankRecord:
+    """One rank of one attempt.
+
+    status: running, finished, failed (its own fault), cancelled, followed (ended because another rank had)
+    time_s: seconds since the epoch of the last change, by this rank's clock
+    """
+
+    rank: int
+    attempt: int
+    process: Process
+    status: str = RUNNING
+    sentence: str = ""
+    stage: str = ""
+    time_s: float = 0.0
+    peak_memory_mb: int = 0
+
+    @property
+    def ended(self) -> bool:
+        return self.status != RUNNING
+
+    @property
+    def vanished(self) -> bool:
+        """Gone without a last word: killed from outside, or by the kernel when memory ran out."""
+        return not self.ended and self.process.is_here and not self.process.is_alive
+
+    def write(self, folder: RunFolder) -> None:
+        """Write this rank's file; each rank has its own, so that ranks never write over one another."""
+        write_json(folder.ranks / f"rank-{self.rank}.json", asdict(replace(self, time_s=time.time())))
+
+
+def read_records(folder: RunFolder) -> list[RankRecord]:
+    """The ranks of the newest attempt, by rank."""
+    records = []
+    for path in folder.ranks.glob("rank-*.json"):
+        try:
+            content: dict[str, Any] = read_json(path)
+            records.append(RankRecord(**{**content, "process": Process(**content["process"])}))
+        except (RequestError, TypeError, KeyError):
+            # Removed meanwhile, or written by another version: it tells nothing about this attempt.
+            continue
+    newest = max((record.attempt for record in records), default=0)
+    return sorted((record for record in records if record.attempt == newest), key=lambda record: record.rank)
+
+
+def first_cause(records: Sequence[RankRecord]) -> str | None:
+    """One sentence naming the rank and host that failed first, or None when none did.
+
+    A rank that vanished comes before ranks that report errors: theirs are usually the broken connection to it.
+    """
+    for record in records:
+        if record.vanished:
+            return (
+                f"Rank {record.rank} on {record.process.host} (process {record.process.pid}) ended without a word:"
+                " it was killed from outside, or it needed more memory than there was."
+            )
+    failed = sorted((record for record in records if record.status == FAILED), key=lambda record: record.time_s)
+    if not failed:
+        return None
+    first = failed[0]
+    stage = f" in stage {first.stage}" if first.stage else ""
+    return f"Rank {first.rank} on {first.process.host} failed{stage}: {first.sentence}"

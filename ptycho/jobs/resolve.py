@@ -1,0 +1,243 @@
+"""From a spec to a resolved job: the scan is opened and every value is filled in, with its source."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, fields, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.refine import RefineConfig
+from ptycho.data.formats import open_scan
+from ptycho.data.preparation import prepare
+from ptycho.data.scan import Scan
+from ptycho.errors import DataError, ModelError, PackageError, SpecError
+from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
+from ptycho.jobs.engines import NETWORK
+from ptycho.jobs.resolved_job import JobData, ResolvedJob, Resources
+from ptycho.jobs.spec import JobSpec
+
+# The factory needs torch; named by a string, so that everything else here works without.
+FACTORY_MODULE = "ptycho_torch.config_factory"
+BUNDLE_NAME = "wts.h5.zip"
+
+
+def open_job_scan(data: JobData) -> Scan:
+    """The scan of a job, cropped and masked as it asks; frames stay in the file. Raises DataError."""
+    return prepare(open_scan(data.scan, data.read), crop_px=data.crop_px, mask_path=data.mask)
+
+
+def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[ResolvedJob, Scan]:
+    """The job with every value filled in, and its scan.
+
+    launched_ranks: the number of processes that mpirun or srun has started already, whatever [resources] asks for
+    Raises DataError, ModelError, PackageError or SpecError: whatever would fail later fails here, in a second.
+    """
+    data = _data(spec)
+    scan = open_job_scan(data)
+    bundle = _bundle(spec.bundle)
+    resources, resource_sources = _resources(spec, launched_ranks)
+    execution = _execution(spec, resources)
+    if spec.job.engine == NETWORK:
+        training, trail = _network_training(spec, data, scan, bundle, execution)
+    else:
+        training, trail = _plain_training(spec, data, scan), {}
+    job = ResolvedJob(
+        name=spec.job.name or _name_of(data.scan),
+        engine=spec.job.engine,
+        seed=spec.job.seed,
+        data=data,
+        training=training,
+        bundle=bundle,
+        refine=_refine(spec),
+        execution=execution,
+        resources=resources,
+        container=_container(spec),
+        output_dir=Path(spec.output.dir).expanduser().absolute(),
+        overrides_applied={key: _plain(value) for key, value in trail.items()},
+    )
+    derived = {"model.N": "data", **({} if spec.job.name else {"job.name": "data"}), **resource_sources}
+    derived |= _factory_sources(spec, trail, bundle)
+    told = {path: source for path, source in spec.sources.items() if path not in resource_sources}
+    return replace(job, sources=_sources(job, told, derived)), scan
+
+
+def _data(spec: JobSpec) -> JobData:
+    assert spec.data.scan is not None  # parse_spec has refused a spec without
+    mask = spec.data.mask
+    return JobData(
+        scan=_existing(Path(spec.data.scan), "data.scan"),
+        crop_px=spec.data.crop_px,
+        mask=_existing(Path(mask), "data.mask") if mask else None,
+        validation_fraction=spec.data.validation_fraction,
+        read=spec.data.read,
+    )
+
+
+def _existing(path: Path, key: str) -> Path:
+    if not path.exists():
+        try:
+            around = sorted(found.name for found in path.parent.iterdir() if found.is_file())[:5]
+        except OSError:
+            around = []
+        hint = f" {path.parent} holds: {', '.join(around)}." if around else f" {path.parent} is empty or not there."
+        raise DataError(f"{key} = {str(path)!r}: there is no such file.{hint}")
+    return path.resolve()
+
+
+def _bundle(path: Path | None) -> Path | None:
+    if path is None:
+        return None
+    archive = path / BUNDLE_NAME if path.is_dir() else path
+    if not archive.is_file():
+        raise ModelError(f"model.bundle = {str(path)!r}: there is no {BUNDLE_NAME}. Name a trained run's model folder.")
+    if archive.name != BUNDLE_NAME:
+        raise ModelError(f"model.bundle = {str(path)!r}: a model archive is called {BUNDLE_NAME}.")
+    return archive.resolve()
+
+
+def _name_of(scan: Path) -> str:
+    """A run's name from its scan's file: letters, digits, points, dashes and underscores."""
+    name = "".join(
+        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in scan.stem
+    )
+    return name.lstrip("._-") or "run"
+
+
+def _resources(spec: JobSpec, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:
+    table = spec.resources
+    sources = {}
+    gpus = table.gpus_per_node
+    if gpus is None:
+        gpus = 0 if table.executor == "slurm" or spec.execution.get("accelerator") == "cpu" else len(visible_gpus())
+        sources["resources.gpus_per_node"] = "execution"
+    ranks = table.ranks_per_node
+    if ranks is None:
+        ranks = max(1, gpus) if table.executor != "here" else 1
+        sources["resources.ranks_per_node"] = "execution"
+    own = {"ranks_per_node": ranks, "gpus_per_node": gpus}
+    if launched_ranks is not None:
+        own |= {"executor": "here", "nodes": 1, "ranks_per_node": launched_ranks}
+        sources |= dict.fromkeys(("resources.executor", "resources.nodes", "resources.ranks_per_node"), "execution")
+        return Resources(**{**asdict(table), **own}), sources
+    if table.executor == "local" and table.nodes > 1:
+        raise SpecError([f'resources.nodes = {table.nodes}: executor "local" is one machine. Use "slurm", or 1 node.'])
+    if table.executor == "here" and table.nodes * ranks > 1:
+        raise SpecError(
+            [f'resources.ranks_per_node = {ranks}: executor "here" is one process. Use "local", or start with mpirun.']
+        )
+    return Resources(**{**asdict(table), **own}), sources
+
+
+def visible_gpus() -> list[int]:
+    """The GPUs that this process may use, found without loading torch or CUDA."""
+    told = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if told is not None:
+        return [int(part) for part in told.split(",") if part.strip().isdigit()]
+    numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+    return sorted(int(number) for number in numbers if number.isdigit())
+
+
+def _execution(spec: JobSpec, resources: Resources) -> PyTorchExecutionConfig:
+    values = dict(spec.execution)
+    if resources.executor == "slurm" and values.get("accelerator", "auto") == "auto":
+        # "auto" looks at the machine it is built on, and a login node says nothing about the nodes of the job.
+        values["accelerator"] = "cuda" if resources.gpus_per_node else "cpu"
+    return PyTorchExecutionConfig(**values)
+
+
+def _refine(spec: JobSpec) -> RefineConfig:
+    engine = {} if spec.job.engine == NETWORK else {"engine": spec.job.engine}
+    return RefineConfig(**{**spec.refine, **engine})
+
+
+def _container(spec: JobSpec) -> Any:
+    image = spec.container.image
+    return replace(spec.container, image=str(_existing(Path(image), "container.image"))) if image else spec.container
+
+
+def _plain_training(spec: JobSpec, data: JobData, scan: Scan) -> TrainingConfig:
+    """The training settings of a job that trains nothing: they carry the model's N and nothing else of weight."""
+    model = ModelConfig(**{**spec.model, "N": scan.patch_size})
+    return TrainingConfig(model=model, train_data_file=data.scan, **_with_groups(spec.training, scan))
+
+
+def _with_groups(training: Mapping[str, Any], scan: Scan) -> dict[str, Any]:
+    """The training keys with one group for each scan position where the user did not say how many."""
+    return {"n_groups": scan.n_positions, **training}
+
+
+def _network_training(
+    spec: JobSpec, data: JobData, scan: Scan, bundle: Path | None, execution: PyTorchExecutionConfig
+) -> tuple[TrainingConfig, dict[str, Any]]:
+    try:
+        factory = import_module(FACTORY_MODULE)
+    except (ImportError, RuntimeError) as error:
+        raise PackageError(
+            f'Engine "{NETWORK}" cannot be loaded: {error}'
+            ' Install torch with: pip install "ptychopinn[torch]", or choose engine = "rpie".'
+        ) from error
+    overrides = {**spec.model, **_with_groups(spec.training, scan), "N": scan.patch_size}
+    try:
+        payload = factory.create_training_payload(
+            data.scan, Path(spec.output.dir), overrides=overrides, execution_config=execution
+        )
+    except ValueError as error:
+        raise SpecError([str(error)]) from error
+    training: TrainingConfig = payload.tf_training_config
+    trail = dict(payload.overrides_applied)
+    if bundle is not None:
+        training, trail = _with_bundle_model(factory, spec, data, bundle, training, trail)
+    return training, trail
+
+
+def _with_bundle_model(
+    factory: Any, spec: JobSpec, data: JobData, bundle: Path, training: TrainingConfig, trail: dict[str, Any]
+) -> tuple[TrainingConfig, dict[str, Any]]:
+    """The training settings with the model that the archive holds; explicit keys that contradict it are its error."""
+    try:
+        payload = factory.create_inference_payload(
+            bundle.parent, data.scan, Path(spec.output.dir), overrides={**spec.model, "n_groups": training.n_groups}
+        )
+    except ValueError as error:
+        raise ModelError(str(error)) from error
+    model: ModelConfig = payload.tf_inference_config.model
+    if training.model.N != model.N:
+        raise ModelError(
+            f"The model in {bundle} takes frames of {model.N} × {model.N}, the scan has"
+            f" {training.model.N} × {training.model.N}. Set data.crop_px = {model.N}, or train a model for this scan."
+        )
+    return replace(training, model=model), trail
+
+
+def _factory_sources(spec: JobSpec, trail: Mapping[str, Any], bundle: Path | None) -> dict[str, str]:
+    """Sources that only the factory knows."""
+    sources = {"training.n_groups": "data"}
+    if trail.get("nphotons_source") == "metadata":
+        sources["training.nphotons"] = "data"
+    if bundle is not None:
+        sources |= dict.fromkeys((f"model.{field.name}" for field in fields(ModelConfig)), "bundle")
+    execution_keys = {f"training.{key}": "execution" for key in spec.execution if key in TABLES["training"].defaults}
+    return sources | execution_keys | {"execution.accelerator": "execution"}
+
+
+def _sources(job: ResolvedJob, written: Mapping[str, str], derived: Mapping[str, str]) -> dict[str, str]:
+    """Dotted path → source for every value that a user can set, and N."""
+    hidden = {"training": NOT_IN_TRAINING, "model": frozenset[str]()}
+    paths = [
+        f"{table}.{key}"
+        for table, values in job.values().items()
+        for key in values
+        if key not in hidden.get(table, frozenset())
+    ]
+    return {path: written.get(path) or derived.get(path) or "default" for path in paths}
+
+
+def _plain(value: Any) -> Any:
+    """A trail's value as JSON keeps it."""
+    if isinstance(value, list | tuple):
+        return [_plain(part) for part in value]
+    return value if value is None or isinstance(value, bool | int | float | str) else str(value)

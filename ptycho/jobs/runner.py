@@ -1,0 +1,222 @@
+"""The runner: what every rank of a job does, stage after stage."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ptycho.data.scan import Scan
+from ptycho.errors import CancelledError, PackageError, PtychoError
+from ptycho.jobs.events import Reporter
+from ptycho.jobs.process import Process
+from ptycho.jobs.rank_environment import peak_memory_mb, set_submitit_variables
+from ptycho.jobs.ranks_record import CANCELLED, FAILED, FINISHED, FOLLOWED, RankRecord
+from ptycho.jobs.resolve import open_job_scan
+from ptycho.jobs.resolved_job import ResolvedJob
+from ptycho.jobs.run_folder import RunFolder, now, seconds_between
+from ptycho.jobs.run_log import log_to
+from ptycho.jobs.stopping import StopFlag, agreed, signals_set
+from ptycho.jobs.watch import RunWatch
+from ptycho.jobs.whole_file import read_json
+from ptycho.parallel import Ranks, find_ranks
+
+if TYPE_CHECKING:
+    from submitit.helpers import DelayedSubmission
+
+log = logging.getLogger(__name__)
+
+# Stages live above this room, among the code that needs torch, and are named by strings only.
+STAGES_MODULE = "ptycho_torch.stages"
+# A rank's own error is only believed to be the first cause when no other rank reports one within this time.
+PEERS_FIRST_S = 2.5
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageContext:
+    """What a stage works with. Stages leave everything they make in the run folder.
+
+    scan:        opened and prepared (cropped, masked), frames not yet read
+    should_stop: every rank asks at the same point of its loop (it is a collective) and all answer alike; a stage
+                 that hears True saves a checkpoint and returns, or raises CancelledError
+    """
+
+    job: ResolvedJob
+    scan: Scan
+    ranks: Ranks
+    folder: RunFolder
+    report: Reporter
+    should_stop: Callable[[], bool]
+
+
+@dataclass(frozen=True)
+class JobRunner:
+    """One rank's work. Importable and holding one path, so that any launcher can send it anywhere."""
+
+    folder: Path
+
+    def __call__(self) -> None:
+        """Run as a process started by submitit: all that this process will ever do."""
+        set_submitit_variables(os.environ)
+        _Rank(RunFolder(self.folder), int(os.environ["RANK"])).run(find_ranks, whole_process=True)
+
+    def run_here(self, ranks: Ranks) -> None:
+        """Run in this process as one of the ranks that its launcher set up."""
+        _Rank(RunFolder(self.folder), ranks.rank).run(lambda: ranks, whole_process=False)
+
+    def checkpoint(self) -> DelayedSubmission:
+        """The same job again: what a requeued submission starts with. State is saved by the stages, not here."""
+        from submitit.helpers import DelayedSubmission
+
+        return DelayedSubmission(self)
+
+
+class _Rank:
+    """One rank of one attempt, from its first log line to its last record."""
+
+    def __init__(self, folder: RunFolder, rank: int) -> None:
+        self.folder = folder
+        self.attempt = current_attempt(folder)
+        self.record = RankRecord(rank=rank, attempt=self.attempt, process=Process.current())
+        self.report = Reporter(folder, rank, self.attempt)
+        self.flag = StopFlag()
+        self.is_alone = False
+
+    @property
+    def is_root(self) -> bool:
+        return self.record.rank == 0
+
+    def run(self, find: Callable[[], Ranks], *, whole_process: bool) -> None:
+        """Do all stages that are not done; record how it ended; raise what a stage raised."""
+        self.record.write(self.folder)
+        watch = RunWatch(self.folder, self.record, self.flag, self._followed)
+        log_path = self.folder.log_path(self.record.rank)
+        with log_to(log_path, whole_process=whole_process), signals_set(self.flag), watch:
+            try:
+                self._work(find())
+            except CancelledError as error:
+                self._end(CANCELLED, str(error))
+                raise
+            except Exception as error:
+                self._failed(error, watch)
+                raise
+            self._end(FINISHED, "")
+
+    def _work(self, ranks: Ranks) -> None:
+        self.is_alone = ranks.size == 1
+        job = ResolvedJob.read(self.folder.resolved_path)
+        log.info("rank %d of %d on %s, process %d", ranks.rank, ranks.size, socket.gethostname(), os.getpid())
+        state = ranks.broadcast(self.folder.read_state() if self.is_root else None)
+        assert state is not None
+        state |= {"status": "running", "attempts": self.attempt, "n_ranks": ranks.size, "error": None}
+        self._write_state(state)
+        self.report.started(name=job.name, n_ranks=ranks.size, host=socket.gethostname(), stages=list(job.stages))
+        context = StageContext(
+            job=job,
+            scan=open_job_scan(job.data),
+            ranks=ranks,
+            folder=self.folder,
+            report=self.report,
+            should_stop=agreed(self.flag, ranks),
+        )
+        for name in job.stages:
+            if state["stages"].get(name, {}).get("status") != "done":
+                self._stage(name, context, state)
+        self._write_state({**state, "status": "finished", "stage": None})
+        self.report.finished(**state.get("result", {}))
+
+    def _stage(self, name: str, context: StageContext, state: dict[str, Any]) -> None:
+        if context.should_stop():
+            self._cancel(name)
+        self.record = replace(self.record, stage=name)
+        started = now()
+        state["stage"] = name
+        state["stages"][name] = {"status": "running", "started": started}
+        self._write_state(state)
+        self.report.stage(name)
+        stage_function(name)(context)
+        # A stage that was asked to stop may have returned early. Taking it up again costs little; believing it done
+        # could cost half an image.
+        if context.should_stop():
+            self._cancel(name)
+        context.ranks.barrier()
+        finished = now()
+        seconds = round(seconds_between(started, finished), 3)
+        state["stages"][name] = {"status": "done", "started": started, "finished": finished, "seconds": seconds}
+        state["result"] = {**state.get("result", {}), **self.report.results}
+        self._write_state(state)
+
+    def _cancel(self, stage: str) -> None:
+        self.report.cancelling(self.flag.reason)
+        raise CancelledError(
+            f"Stopped in stage {stage} ({self.flag.reason}); what was done is saved."
+            f" Go on with: ptycho resume {self.folder.path}"
+        )
+
+    def _write_state(self, state: dict[str, Any]) -> None:
+        if self.is_root:
+            self.folder.write_state(state)
+
+    def _failed(self, error: Exception, watch: RunWatch) -> None:
+        """Record the failure, unless it is only the echo of another rank's."""
+        log.error("failed in stage %s", self.record.stage or "start", exc_info=error)
+        # An explained error is certainly this rank's own; any other may be a connection that a dead rank broke.
+        is_own = self.is_alone or isinstance(error, PtychoError)
+        cause = None if is_own else watch.cause_elsewhere(within_s=PEERS_FIRST_S)
+        if cause:
+            self._followed(cause)
+            return
+        self.record = replace(self.record, sentence=sentence_of(error))
+        self._end(FAILED, self.record.sentence)
+
+    def _followed(self, cause: str) -> None:
+        replace(self.record, status=FOLLOWED, sentence=cause).write(self.folder)
+        self._write_end("failed", cause)
+
+    def _end(self, status: str, sentence: str) -> None:
+        log.info("rank ends: %s; peak memory %d MB", status, peak_memory_mb())
+        self.record = replace(self.record, status=status, sentence=sentence, peak_memory_mb=peak_memory_mb())
+        self.record.write(self.folder)
+        if status != FINISHED:
+            self._write_end(status, sentence)
+
+    def _write_end(self, status: str, sentence: str) -> None:
+        """How the run ended, in state.json and in the events."""
+        if not self.is_root:
+            return
+        error = {"message": sentence, "rank": self.record.rank, "host": self.record.process.host}
+        state = self.folder.read_state()
+        self._write_state({**state, "status": status, "error": {**error, "stage": self.record.stage or None}})
+        if status == FAILED:
+            self.report.error(sentence, rank=self.record.rank, host=self.record.process.host)
+
+
+def stage_function(name: str) -> Callable[[StageContext], None]:
+    """The stage of this name. Raises PackageError when the packages that it needs are not installed."""
+    try:
+        module = import_module(STAGES_MODULE)
+    except (ImportError, RuntimeError) as error:
+        # ptycho_torch says with a RuntimeError that torch is missing or too old, and how to install it.
+        raise PackageError(f"Stage {name} cannot be loaded: {error}") from error
+    function: Callable[[StageContext], None] = getattr(module, name)
+    return function
+
+
+def current_attempt(folder: RunFolder) -> int:
+    """The number of this execution: the launcher's count, plus Slurm's own restarts of the same job."""
+    launched: int = read_json(folder.launch_path)["attempt"]
+    return launched + int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def sentence_of(error: BaseException) -> str:
+    """One sentence for people; our own errors are sentences already."""
+    if isinstance(error, PtychoError):
+        return str(error)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return f"Out of memory ({error}). Use more ranks, a smaller batch_size or a smaller crop."
+    return f"{type(error).__name__}: {error}"

@@ -1,0 +1,252 @@
+"""The job spec: what the user wrote, read strictly."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from ptycho.errors import DataError, RequestError, SpecError
+from ptycho.jobs.binding import TABLES, spec_model
+from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, job_engines
+from ptycho.jobs.problems import closest, shown, type_problems, value_problems
+from ptycho.jobs.tables import ContainerTable, DataTable, JobTable, OutputTable, ResourcesTable
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+KEYS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: table.defaults for name, table in TABLES.items()})
+# Keys that name files to read.
+_INPUT_PATHS = (("data", "scan"), ("data", "mask"), ("model", "bundle"), ("container", "image"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobSpec:
+    """A valid spec. Paths are absolute, except output.dir, which is meant from where the user is.
+
+    model, training, refine, execution: only the keys that were written
+    sources: dotted path → "spec" or "override", for every key that was written
+    text:    the file as it was, kept in the run folder
+    """
+
+    path: Path | None
+    text: str
+    job: JobTable
+    data: DataTable
+    bundle: Path | None
+    model: Mapping[str, Any]
+    training: Mapping[str, Any]
+    refine: Mapping[str, Any]
+    execution: Mapping[str, Any]
+    resources: ResourcesTable
+    container: ContainerTable
+    output: OutputTable
+    sources: Mapping[str, str]
+
+
+def load_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
+    """Read a spec file and apply overrides ("table.key=value").
+
+    Raises SpecError with every problem at once; RequestError when the file cannot be read.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        near = closest(path.name, [found.name for found in path.parent.glob("*.toml")])
+        hint = f" Did you mean {path.parent / near}?" if near else " Write one with: ptycho init SCAN"
+        raise RequestError(f"There is no spec file {path}.{hint}") from error
+    except UnicodeDecodeError as error:
+        raise RequestError(
+            f"{path} is not a text file; a job spec is TOML. To reconstruct a scan: ptycho init"
+        ) from error
+    except OSError as error:
+        raise RequestError(f"Cannot read {path}: {error.strerror or error}.") from error
+    return parse_spec(text, path=path.resolve(), overrides=overrides)
+
+
+def parse_spec(text: str, *, path: Path | None = None, overrides: Sequence[str] = ()) -> JobSpec:
+    """A spec from its text. Relative paths in it start at the spec's folder, those in overrides at the current one."""
+    try:
+        written = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError([_syntax_problem(text, path, str(error))]) from error
+    given = [_parse_override(override) for override in overrides]
+    valid, problems = _validate(_merged(written, given), given)
+    written_keys = {(table, key) for table in valid.model_fields_set for key in getattr(valid, table).model_fields_set}
+    overridden = {(table, key) for table, key, _ in given}
+    sources = {
+        f"{table}.{key}": "override" if (table, key) in overridden else "spec" for table, key in sorted(written_keys)
+    }
+    base = path.parent if path else Path.cwd()
+    values = {name: _written_values(getattr(valid, name)) for name in TABLES}
+    for table, key in _INPUT_PATHS:
+        if values[table].get(key) is not None:
+            start = Path.cwd() if (table, key) in overridden else base
+            values[table][key] = str(start / Path(values[table][key]).expanduser())
+    for name, table in TABLES.items():
+        if table.check:
+            own = {key: value for key, value in values[name].items() if key not in table.extra}
+            problems += value_problems(name, own, table.check)
+    problems += _joint_problems(values, named=[problem.partition(" ")[0].rstrip(":") for problem in problems])
+    if problems:
+        raise SpecError(problems)
+    start = Path.cwd() if ("data", "scans") in overridden else base
+    values["data"] = _one_scan(values["data"], start)
+    bundle = values["model"].pop("bundle", None)
+    return JobSpec(
+        path=path,
+        text=text,
+        job=JobTable(**values["job"]),
+        data=DataTable(**values["data"]),
+        bundle=Path(bundle) if bundle else None,
+        model=values["model"],
+        training=values["training"],
+        refine=values["refine"],
+        execution=values["execution"],
+        resources=ResourcesTable(**values["resources"]),
+        container=ContainerTable(**values["container"]),
+        output=OutputTable(**values["output"]),
+        sources=sources,
+    )
+
+
+def _syntax_problem(text: str, path: Path | None, message: str) -> str:
+    """TOML's complaint with the line it is about."""
+    found = re.search(r"at line (\d+)", message)
+    where = f"{path.name}" if path else "spec"
+    if not found:
+        return f"{where}: {message}."
+    number = int(found.group(1))
+    line = text.splitlines()[number - 1].strip() if number <= len(text.splitlines()) else ""
+    hint = " A text value needs quotes." if message.startswith("Invalid value") else ""
+    return f"{where}, line {number}: {line!r} is not TOML: {message}.{hint}"
+
+
+def _parse_override(override: str) -> tuple[str, str, str]:
+    """Table, key and value text of "table.key=value"."""
+    name, equals, value = override.partition("=")
+    table, dot, key = name.strip().partition(".")
+    if equals and dot and table and key:
+        return table, key, value.strip()
+    homes = [f"{home}.{table}" for home, keys in KEYS.items() if table in keys]
+    hint = f" Did you mean {homes[0]}={value}?" if homes and equals else " Example: --set training.nepochs=5"
+    raise SpecError([f"--set {override}: must be table.key=value.{hint}"])
+
+
+def _toml_value(text: str) -> Any:
+    """A value as TOML reads it; anything that is no TOML is plain text, so that the shell needs no nested quotes."""
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _merged(written: Mapping[str, Any], given: Sequence[tuple[str, str, str]]) -> dict[str, Any]:
+    merged = {name: dict(table) if isinstance(table, dict) else table for name, table in written.items()}
+    for table, key, value in given:
+        home = merged.setdefault(table, {})
+        if isinstance(home, dict):
+            home[key] = _toml_value(value)
+    return merged
+
+
+def _validate(content: dict[str, Any], given: Sequence[tuple[str, str, str]]) -> tuple[BaseModel, list[str]]:
+    """The bound spec and what was wrong with it; keys at fault are left out, so that the others can be checked too."""
+    details = _faults(content)
+    # An override such as job.name=2024 reads as a number, but the key wants text, and the shell has taken the quotes.
+    for table, key, value in given:
+        if any(detail["loc"][:2] == (table, key) and detail["type"] == "string_type" for detail in details):
+            content[table][key] = value
+    details = _faults(content)
+    for detail in details:
+        table, *keys = detail["loc"]
+        if keys and isinstance(content.get(table), dict):
+            content[table].pop(keys[0], None)
+        else:
+            content.pop(table, None)
+    return spec_model().model_validate_json(_as_json(content)), type_problems(details, KEYS)
+
+
+def _faults(content: Mapping[str, Any]) -> list[ErrorDetails]:
+    try:
+        spec_model().model_validate_json(_as_json(content))
+    except ValidationError as error:
+        return error.errors(include_url=False)
+    return []
+
+
+def _as_json(content: Mapping[str, Any]) -> str:
+    # Through JSON, because pydantic's strict mode then still takes a list for a tuple and text for a path.
+    return json.dumps(content, default=str)
+
+
+def _written_values(table: BaseModel) -> dict[str, Any]:
+    return {key: getattr(table, key) for key in type(table).model_fields if key in table.model_fields_set}
+
+
+def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str]) -> list[str]:
+    """What single keys cannot know: the engine, and keys that exclude one another.
+
+    named: the dotted paths that a problem has been found with already
+    """
+    problems = []
+    engine = values["job"].get("engine", JobTable().engine)
+    refine = values["refine"].get("engine")
+    if engine in KNOWN_ELSEWHERE:
+        problems.append(f"job.engine = {shown(engine)}: this version has no such engine. It has: {_engines()}.")
+    elif engine not in job_engines():
+        near = closest(engine, job_engines())
+        hint = f' Did you mean "{near}"?' if near else ""
+        problems.append(f"job.engine = {shown(engine)}: must be {_engines()}.{hint}")
+    elif engine != NETWORK:
+        if refine not in (None, engine):
+            problems.append(
+                f"refine.engine = {shown(refine)}: job.engine is {shown(engine)}. Leave refine.engine out"
+                + (
+                    ", or choose another job.engine."
+                    if refine == NO_REFINEMENT
+                    else f", or set job.engine = {shown(refine)}."
+                )
+            )
+        if values["model"].get("bundle"):
+            problems.append(
+                f'model.bundle: engine {shown(engine)} uses no network. Set job.engine = "pinn", or leave it out.'
+            )
+    scan, scans = values["data"].get("scan"), values["data"].get("scans")
+    if scan is None and scans is None and not {"data.scan", "data.scans", "scan"} & set(named):
+        problems.append('data.scan: missing. Name the scan file: scan = "path/to/scan.h5".')
+    if scan is not None and scans is not None:
+        problems.append("data.scan and data.scans: only one of them may be given.")
+    return problems
+
+
+def _engines() -> str:
+    return ", ".join(shown(name) for name in job_engines())
+
+
+def _one_scan(data: Mapping[str, Any], start: Path) -> dict[str, Any]:
+    """The data table with the one file that data.scans matches as data.scan."""
+    rest = {key: value for key, value in data.items() if key != "scans"}
+    if "scans" not in data:
+        return rest
+    found = sorted({match for pattern in data["scans"] for match in _matches(start / Path(pattern).expanduser())})
+    if not found:
+        raise DataError(f"data.scans = {shown(data['scans'])}: no file in {start} matches.")
+    if len(found) > 1:
+        raise SpecError(
+            [f"data.scans matches {len(found)} files; a run takes one scan. Run each: --set data.scan={found[0]}"]
+        )
+    return {**rest, "scan": found[0]}
+
+
+def _matches(pattern: Path) -> list[str]:
+    """The files that an absolute pattern matches."""
+    root = Path(pattern.anchor)
+    return [str(path) for path in root.glob(str(pattern.relative_to(root)))]

@@ -1,0 +1,111 @@
+"""How far a run is: read from its folder, whoever started it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from ptycho.jobs import lock
+from ptycho.jobs.events import read_lines
+from ptycho.jobs.launcher import Launch
+from ptycho.jobs.ranks_record import first_cause, read_records
+from ptycho.jobs.run_folder import RunFolder, seconds_between
+
+CREATED, STARTING, RUNNING = "created", "starting", "running"
+FINISHED, FAILED, CANCELLED, DIED = "finished", "failed", "cancelled", "died"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStatus:
+    """What `ptycho status` shows; the keys of its JSON.
+
+    status: created, starting, running, finished, failed, cancelled, or died (its processes are gone without a word)
+    stages: stage → "done" or "running"; stages not listed wait
+    """
+
+    folder: str
+    status: str
+    stage: str | None = None
+    epoch: int | None = None
+    n_epochs: int | None = None
+    numbers: dict[str, Any] = field(default_factory=dict)
+    seconds_per_epoch: float | None = None
+    seconds_left: float | None = None
+    stages: dict[str, str] = field(default_factory=dict)
+    n_ranks: int | None = None
+    executor: str | None = None
+    job_id: str | None = None
+    attempts: int = 0
+    error: str | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    next_step: str = ""
+
+    @property
+    def is_going(self) -> bool:
+        """Whether its processes are at work."""
+        return self.status in (STARTING, RUNNING)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Stable keys, for programs."""
+        return asdict(self)
+
+
+def read_status(folder: RunFolder) -> RunStatus:
+    """The state of a run now."""
+    state = folder.read_state()
+    launch = Launch.read(folder)
+    status, error = str(state["status"]), (state.get("error") or {}).get("message")
+    if status in (STARTING, RUNNING) and not _may_be_alive(folder, launch):
+        status, error = DIED, first_cause(read_records(folder)) or "Its processes are gone without a word."
+    stage = state.get("stage") if status != FINISHED else None
+    return RunStatus(
+        folder=str(folder.path),
+        status=status,
+        stage=stage,
+        stages={name: entry["status"] for name, entry in state["stages"].items()},
+        n_ranks=state.get("n_ranks"),
+        executor=launch.executor if launch else None,
+        job_id=launch.job_id or None if launch else None,
+        attempts=state["attempts"],
+        error=error,
+        result=state.get("result", {}),
+        next_step=_next_step(folder, status),
+        **_progress(folder, stage, is_going=status in (STARTING, RUNNING)),
+    )
+
+
+def _may_be_alive(folder: RunFolder, launch: Launch | None) -> bool:
+    if lock.owner(folder) is not None:
+        return True
+    # A cluster job that waits in the queue has no process yet; only Slurm knows more.
+    return launch is not None and launch.executor == "slurm" and not read_records(folder)
+
+
+def _progress(folder: RunFolder, stage: str | None, *, is_going: bool) -> dict[str, Any]:
+    rows = [row for row in read_lines(folder.metrics_path) if row["stage"] == stage]
+    if not rows:
+        return {}
+    last = rows[-1]
+    numbers = {key: value for key, value in last.items() if key not in ("time", "stage", "epoch", "n_epochs")}
+    known = {"epoch": last["epoch"], "n_epochs": last["n_epochs"], "numbers": numbers}
+    recent = rows[-6:]
+    if not is_going or len(recent) < 2:
+        return known
+    per_epoch = seconds_between(recent[0]["time"], recent[-1]["time"]) / (recent[-1]["epoch"] - recent[0]["epoch"])
+    since = (datetime.now(UTC) - datetime.fromisoformat(last["time"])).total_seconds()
+    left = max(0.0, per_epoch * (last["n_epochs"] - last["epoch"]) - since)
+    return {**known, "seconds_per_epoch": round(per_epoch, 3), "seconds_left": round(left, 1)}
+
+
+def _next_step(folder: RunFolder, status: str) -> str:
+    """The command that most people will want next."""
+    return {
+        CREATED: f"ptycho resume {folder.path}",
+        STARTING: f"ptycho status {folder.path}",
+        RUNNING: f"ptycho logs --follow {folder.path}",
+        FINISHED: f"open {folder.report_path}",
+        FAILED: f"ptycho logs {folder.path}, then ptycho resume {folder.path}",
+        CANCELLED: f"ptycho resume {folder.path}",
+        DIED: f"ptycho resume {folder.path}",
+    }[status]

@@ -1,0 +1,134 @@
+"""The tables of a job spec that belong to jobs alone; the others are the configuration dataclasses themselves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ptycho.data.formats.overrides import ReadOverrides
+
+_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobTable:
+    """What to do."""
+
+    name: Annotated[
+        str | None,
+        Field(pattern=_NAME, description="Name of the run; the run folder begins with it. Unset: the scan's."),
+    ] = None
+    engine: Annotated[
+        str,
+        Field(
+            description='How to reconstruct: "pinn" trains a physics-informed network (or applies a trained one) and'
+            " then refines its image; any other engine works iteratively, without a network."
+        ),
+    ] = "pinn"
+    seed: Annotated[
+        int, Field(ge=0, lt=2**32, description="Start of every random choice; the same seed gives the same result.")
+    ] = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataTable:
+    """What to reconstruct."""
+
+    scan: Annotated[
+        str | None,
+        Field(description="The scan file, relative to the spec file; its format is recognised by its content."),
+    ] = None
+    scans: Annotated[
+        list[str] | None,
+        Field(min_length=1, description="Instead of scan: file names and patterns that match exactly one file."),
+    ] = None
+    crop_px: Annotated[
+        int | None,
+        Field(ge=8, description="Keep only this many detector pixels around the centre (the object pixel grows)."),
+    ] = None
+    mask: Annotated[
+        str | None, Field(description="A file with the good detector pixels (true), instead of the scan's own mask.")
+    ] = None
+    validation_fraction: Annotated[
+        float,
+        Field(ge=0, le=0.5, description="Part of the scanned area, as one region, kept out of training to test it."),
+    ] = 0.05
+    diffraction: Annotated[
+        Literal["counts", "amplitude"] | None,
+        Field(description="What the file's frames are, where its reader cannot tell. Unset: as the reader finds."),
+    ] = None
+    photons_per_frame: Annotated[
+        float | None, Field(gt=0, description="Mean counts of one frame, where the file holds normalised amplitudes.")
+    ] = None
+    zero_frequency: Annotated[
+        Literal["centre", "corner"] | None,
+        Field(description="Where the file's frames have zero frequency. Unset: as the reader finds."),
+    ] = None
+    energy_eV: Annotated[float | None, Field(gt=0, description="Photon energy, instead of the file's.")] = None
+    distance_m: Annotated[
+        float | None, Field(gt=0, description="Distance from sample to detector, instead of the file's.")
+    ] = None
+    detector_pixel_m: Annotated[
+        tuple[float, float] | None, Field(description="Detector pixel [height, width], instead of the file's.")
+    ] = None
+    object_pixel_m: Annotated[
+        tuple[float, float] | None, Field(description="Object pixel [height, width], instead of the file's.")
+    ] = None
+
+    @property
+    def read(self) -> ReadOverrides:
+        """What the file's reader is told."""
+        return ReadOverrides(**{field.name: getattr(self, field.name) for field in fields(ReadOverrides)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResourcesTable:
+    """Where to run, and with how much."""
+
+    executor: Annotated[
+        Literal["here", "local", "slurm"],
+        Field(
+            description='"here": this process; "local": processes of their own on this machine; "slurm": a cluster job.'
+            " Started by mpirun or srun, a run always uses the processes that these started."
+        ),
+    ] = "local"
+    nodes: Annotated[int, Field(ge=1, description="Machines.")] = 1
+    ranks_per_node: Annotated[
+        int | None, Field(ge=1, description="Processes on each machine. Unset: one for each GPU, one without GPUs.")
+    ] = None
+    gpus_per_node: Annotated[
+        int | None, Field(ge=0, description='GPUs on each machine. Unset: all of this machine\'s; none for "slurm".')
+    ] = None
+    cpus_per_rank: Annotated[int | None, Field(ge=1, description="Cores of each process, asked from Slurm.")] = None
+    memory_gb: Annotated[float | None, Field(gt=0, description="Memory of each machine, asked from Slurm.")] = None
+    time_limit_min: Annotated[
+        int | None, Field(ge=1, description="Stop, with the state saved, after this many minutes. Unset: no limit.")
+    ] = None
+    partition: Annotated[str | None, Field(description="Slurm partition.")] = None
+    account: Annotated[str | None, Field(description="Slurm account.")] = None
+    qos: Annotated[str | None, Field(description="Slurm quality of service.")] = None
+    constraint: Annotated[str | None, Field(description="Slurm node features, for example a GPU model.")] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContainerTable:
+    """The container in which the ranks run."""
+
+    image: Annotated[
+        str | None, Field(description="Apptainer image, relative to the spec file. Unset: this environment.")
+    ] = None
+    binds: Annotated[
+        list[str] | None, Field(description='Folders to show inside, as Apptainer writes them: "/data:/data:ro".')
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputTable:
+    """Where results go."""
+
+    dir: Annotated[
+        str,
+        Field(min_length=1, description="The run folder is made inside this folder, relative to where you are."),
+    ] = "runs"
