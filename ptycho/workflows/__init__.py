@@ -1,0 +1,1 @@
+"""Older programs' doors to whole workflows; thin, without logic of their own."""
