@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.grid import ObjectGrid
-from ptycho.errors import DataError, WorkError
+from ptycho.errors import DataError
+from ptycho.whole_file import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,20 +33,14 @@ class ObjectImage:
 
 def write_image(image: ObjectImage, path: Path) -> None:
     """Write the image as HDF5, whole or not at all. Raises WorkError when the disk refuses it."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        with h5py.File(partial, "w") as file:
-            file["object"] = image.object
-            file["coverage"] = image.coverage
-            file["object"].attrs["origin_px"] = image.grid.origin_px
-            if image.probe is not None:
-                file["probe"] = image.probe
-            for name, values in image.per_frame.items():
-                file[f"per_frame/{name}"] = values
-        os.replace(partial, path)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise WorkError(f"{path} could not be written ({error}); free some space and resume the run.") from error
+    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+        file["object"] = image.object
+        file["coverage"] = image.coverage
+        file["object"].attrs["origin_px"] = image.grid.origin_px
+        if image.probe is not None:
+            file["probe"] = image.probe
+        for name, values in image.per_frame.items():
+            file[f"per_frame/{name}"] = values
 
 
 def read_image(path: Path) -> ObjectImage:
