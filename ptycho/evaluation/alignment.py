@@ -74,10 +74,9 @@ def remove_ramp(image: NDArray[np.complexfloating], region: Region) -> Alignment
     reference = np.ones(image.shape, np.complex128)
     _check(image, reference, region)
     found = _align(image.astype(np.complex128), reference, region, max_shift_px=0)
-    # The fitted factor also scales the amplitude, which nobody asked to change.
-    return replace(
-        found, image=(found.image / abs(found.factor)).astype(np.complex64), factor=found.factor / abs(found.factor)
-    )
+    # The fitted factor also scales the amplitude, which nobody asked to change. An image of zeros has none to undo.
+    modulus = abs(found.factor) or 1.0
+    return replace(found, image=(found.image / modulus).astype(np.complex64), factor=found.factor / modulus)
 
 
 @dataclass(frozen=True)

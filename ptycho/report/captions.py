@@ -1,0 +1,48 @@
+"""Titles and captions of the standard figures: one sentence each that says how to read it."""
+
+from __future__ import annotations
+
+# Keys are the names of the functions in ptycho.report.figures.
+CAPTIONS: dict[str, tuple[str, str]] = {
+    "object_phase": (
+        "Object phase",
+        "Phase that the sample adds to the wave, in the well-lit region; a linear ramp and a constant, which no"
+        " diffraction pattern can tell, are taken out for display.",
+    ),
+    "object_amplitude": (
+        "Object amplitude",
+        "Part of the wave's amplitude that the sample lets through: 1 is vacuum, darker absorbs more.",
+    ),
+    "probe_modes": (
+        "Probe",
+        "The wave that lit the sample: hue is its phase, brightness its amplitude; modes add their intensities.",
+    ),
+    "diffraction": (
+        "Diffraction and residual",
+        "Left, the mean pattern on a logarithmic scale; right, the model less the measurement: noise without pattern is"
+        " good, rings or spots are light that the model does not explain. Grey pixels are masked.",
+    ),
+    "frame_residuals": (
+        "Residual of each frame",
+        "Every dot is a scan position, coloured by how badly its frame is explained: a group of bright dots points at a"
+        " wrong position, a drift or a beam dump.",
+    ),
+    "coverage": (
+        "Coverage",
+        "Light that every part of the object saw, summed over the scan; only the outlined region is scored and shown.",
+    ),
+    "history": (
+        "Convergence",
+        "Loss and R-factor by epoch: curves that still fall at the end ask for more epochs, curves that rise for"
+        " smaller steps.",
+    ),
+    "fourier_ring_correlation": (
+        "Resolution",
+        "Agreement of two images, each made from half of the scan, at each spatial frequency: detail is trustworthy"
+        " left of where the curve falls below the threshold; slow errors common to both halves do not show here.",
+    ),
+    "truth_comparison": (
+        "Against the truth",
+        "The simulated object, the aligned result and their difference, on the truth's own colour scale.",
+    ),
+}
