@@ -15,8 +15,8 @@ from ptycho.errors import WorkError
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary path in the same folder, which takes the file's place when the block ends without an error.
 
-    A reader sees the old file or the new one, never a part. Raises WorkError, and leaves nothing behind, when the disk is
-    full or the folder cannot be written.
+    A reader sees the old file or the new one, never a part. Raises WorkError, and leaves nothing behind, when the disk
+    is full or the folder cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

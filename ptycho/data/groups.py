@@ -10,8 +10,8 @@ from scipy.spatial import cKDTree
 def nearest_groups(positions_px: NDArray[np.float64], group_size: int, neighbor_count: int) -> NDArray[np.int64]:
     """One group for each position: itself first, then its nearest neighbours, (position, group_size) scan indices.
 
-    Every position is a centre, so that every frame is reconstructed. Raises ValueError when `neighbor_count` neighbours and
-    the centre are fewer than a group takes, or the scan has fewer positions.
+    Every position is a centre, so that every frame is reconstructed. Raises ValueError when `neighbor_count` neighbours
+    and the centre are fewer than a group takes, or the scan has fewer positions.
     """
     neighbours = _neighbours(positions_px, group_size, neighbor_count)
     return neighbours[:, :group_size]
@@ -65,7 +65,7 @@ def _neighbours(positions_px: NDArray[np.float64], group_size: int, neighbor_cou
     count = min(neighbor_count + 1, n)
     if count == 1:
         return np.arange(n, dtype=np.int64)[:, None]
-    near = cKDTree(positions_px).query(positions_px, count)[1].astype(np.int64)
+    near = np.asarray(cKDTree(positions_px).query(positions_px, count)[1], dtype=np.int64)
     # Where positions coincide, the nearest one found may be another: the centre must come first all the same.
     own = np.arange(n)
     place = np.argmax(near == own[:, None], axis=1)

@@ -61,7 +61,8 @@ def shard_scan(positions_px: NDArray[np.float64], rank: int, size: int, reach_px
     owned = hilbert_order(positions_px)[start:stop]
     if size == 1 or not len(owned):
         return Shard(owned, np.empty(0, np.int64))
-    near = cKDTree(positions_px[owned]).query(positions_px, distance_upper_bound=reach_px)[0] <= reach_px
+    distance = np.asarray(cKDTree(positions_px[owned]).query(positions_px)[0])
+    near = distance <= reach_px
     near[owned] = False
     return Shard(owned, np.flatnonzero(near).astype(np.int64))
 
@@ -71,9 +72,9 @@ def stratified_batches(
 ) -> list[NDArray[np.int64]]:
     """Batches of scan indices in which the members lie far apart, the same for every number of ranks.
 
-    order: positions along a space-filling curve. The curve is cut into `batch_size` strata; batch k takes the k-th frame of
-    each stratum's own permutation. So every batch is spread evenly over the scan, and every contiguous shard owns nearly
-    the same share of each batch. Batch sizes are equal up to one member for each stratum that has run out.
+    order: positions along a space-filling curve. The curve is cut into `batch_size` strata; batch k takes the k-th
+    frame of each stratum's own permutation. So every batch is spread evenly over the scan, and every contiguous shard
+    owns nearly the same share of each batch. Batch sizes are equal up to one member for each stratum that has run out.
     """
     indices = np.asarray(order, dtype=np.int64)
     n = len(indices)
@@ -93,8 +94,8 @@ def split_by_region(
     """Training and validation indices, ascending: validation is one compact region, and no window of it meets training.
 
     fraction:  part of the positions to hold out
-    window_px: width of the lit part of a window; positions of the rim, closer than this (in y and in x) to a held-out one,
-               would let the network see light that validation is judged on and belong to neither
+    window_px: width of the lit part of a window; positions of the rim, closer than this (in y and in x) to a held-out
+               one, would let the network see light that validation is judged on, and belong to neither
     Validation is empty when the scan is too small to leave at least half of its positions for training.
     """
     n = len(positions_px)
@@ -104,7 +105,7 @@ def split_by_region(
         return everything, everything[:0]
     centre = positions_px[rng.integers(n)]
     held = np.argsort(np.abs(positions_px - centre).max(axis=1), kind="stable")[:wanted]
-    distance = cKDTree(positions_px[held]).query(positions_px, p=np.inf)[0]
+    distance = np.asarray(cKDTree(positions_px[held]).query(positions_px, p=np.inf)[0])
     training = np.flatnonzero(distance >= window_px).astype(np.int64)
     if len(training) < n / 2:
         return everything, everything[:0]
