@@ -18,12 +18,11 @@ on() {
 
 # The processes of a machine, jobs included, wherever they were moved to: all share its host name's namespace.
 processes_of() {
-    local namespace process
+    local namespace
     [[ $(stat --file-system --format=%T "$RUN/$1.uts" 2>/dev/null) == nsfs ]] || return 0
     namespace=$(stat --format=%i "$RUN/$1.uts")
-    for process in /proc/[0-9]*; do
-        if [[ $(readlink "$process/ns/uts" 2>/dev/null) == "uts:[$namespace]" ]]; then say "${process#/proc/}"; fi
-    done
+    # A process that ends meanwhile makes find complain.
+    { find /proc/[0-9]*/ns/uts -maxdepth 0 -lname "uts:\[$namespace\]" 2>/dev/null || true; } | cut -d/ -f3
 }
 
 # All are stopped before any is killed, so that none of them can start another one in between.
@@ -44,4 +43,7 @@ is_frozen() { processes_of "$1" | xargs -r ps -o stat= -p | grep '^T' >/dev/null
 # A dead process that its parent has not collected yet counts as gone.
 process_is_gone() { ! readlink "/proc/$1/ns/uts"; }
 
-programs_of() { processes_of "$1" | xargs -r ps -o comm= -p | sort | uniq -c | awk '{ print ($1 > 1 ? $2 " ×" $1 : $2) }' | paste -sd, -; }
+programs_of() {
+    if machine_is_empty "$1"; then say "nothing runs"; return; fi
+    processes_of "$1" | xargs -r ps -o comm= -p | sort | uniq -c | awk '{ print ($1 > 1 ? $2 " ×" $1 : $2) }' | paste -sd, -
+}

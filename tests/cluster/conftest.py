@@ -15,6 +15,9 @@ from tests.requirements import cannot_run, require
 
 SCRIPT = Path(__file__).parents[2] / "containers" / "test-cluster" / "cluster"
 
+# States that a job does not leave by itself.
+ENDED = {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+
 
 @dataclass(frozen=True)
 class Cluster:
@@ -52,14 +55,22 @@ class Cluster:
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", number)))
 
     def wait_for(self, number: str, *states: str, restarts: int = 0, timeout_s: float = 60) -> dict[str, str]:
-        """The job as soon as it is in one of the states after so many restarts; fails after that time."""
+        """The job, once in one of the states after so many restarts; fails when it ends otherwise or takes longer."""
         deadline = time.monotonic() + timeout_s
         while True:
             job = self.job(number)
             if job["JobState"] in states and int(job["Restarts"]) == restarts:
                 return job
-            assert time.monotonic() < deadline, f"not {states} with {restarts} restarts after {timeout_s} s: {job}"
+            late = f"not {states} with {restarts} restarts within {timeout_s} s: {job}"
+            assert time.monotonic() < deadline and job["JobState"] not in ENDED, late
             time.sleep(0.3)
+
+    def wait_for_lines(self, path: Path, line: str, count: int, timeout_s: float = 60) -> None:
+        """Returns when the file has so many lines that equal the given one; fails after that time."""
+        deadline = time.monotonic() + timeout_s
+        while not path.exists() or path.read_text().splitlines().count(line) < count:
+            assert time.monotonic() < deadline, f"{path} has not {count} lines {line!r} after {timeout_s} s"
+            time.sleep(0.2)
 
     def accounted_states(self, number: str) -> list[str]:
         """The state of every run of the job in the accounting database, the oldest first."""

@@ -12,6 +12,8 @@ import submitit
 
 SCRIPT = Path(__file__).parents[2] / "containers" / "test-cluster" / "cluster"
 
+SLEEP_ON_EVERY_NODE = "srun sh -c 'echo started; sleep 600'"
+
 
 def control(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -99,7 +101,7 @@ def test_submitit_runs_two_tasks_on_each_of_two_nodes(cluster, tmp_path):
 def test_the_high_partition_preempts_main_which_is_warned_requeued_and_runs_again(cluster, tmp_path):
     script = 'trap "echo warned" USR2; echo run $SLURM_RESTART_COUNT; while true; do sleep 0.2; done'
     job = cluster.submit(script, tmp_path, "--nodes=2", "--exclusive", "--signal=B:USR2@5")
-    cluster.wait_for(job, "RUNNING")
+    cluster.wait_for_lines(tmp_path / "output", "run", 1)
     other = cluster.submit("sleep 1", tmp_path, "--nodes=2", "--exclusive", "--partition=high", "--output=other")
     cluster.wait_for(job, "PENDING", restarts=1, timeout_s=60)
     cluster.wait_for(other, "COMPLETED")
@@ -128,8 +130,8 @@ def test_the_short_partition_ends_a_job_after_a_minute(cluster, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("failure", ["kill-node", "freeze-node"])
 def test_a_failed_node_requeues_its_job_which_runs_again_when_the_node_is_back(cluster, tmp_path, failure):
-    job = cluster.submit("srun sleep 600", tmp_path, "--nodes=2", "--requeue")
-    cluster.wait_for(job, "RUNNING")
+    job = cluster.submit(SLEEP_ON_EVERY_NODE, tmp_path, "--nodes=2", "--requeue")
+    cluster.wait_for_lines(tmp_path / "output", "started", 2)
     try:
         assert cluster.control(failure, "n2").returncode == 0
         cluster.wait_for(job, "PENDING", restarts=1, timeout_s=60)
@@ -143,11 +145,21 @@ def test_a_failed_node_requeues_its_job_which_runs_again_when_the_node_is_back(c
 
 @pytest.mark.slurm
 def test_a_restored_node_gives_up_its_jobs_at_once(cluster, tmp_path):
-    job = cluster.submit("srun sleep 600", tmp_path, "--nodes=2", "--no-requeue")
-    cluster.wait_for(job, "RUNNING")
+    job = cluster.submit(SLEEP_ON_EVERY_NODE, tmp_path, "--nodes=2", "--no-requeue")
+    cluster.wait_for_lines(tmp_path / "output", "started", 2)
     cluster.control("kill-node", "n1")
     assert cluster.control("restore-node", "n1").returncode == 0
     cluster.wait_for(job, "NODE_FAIL", timeout_s=15)
+    assert sorted(cluster.run("srun", "--nodes=2", "hostname").split()) == ["n1", "n2"]
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize("failure", ["kill-node", "freeze-node"])
+def test_status_tells_a_failed_node_before_the_controller_does_and_up_brings_it_back(cluster, failure):
+    cluster.control(failure, "n2")
+    status = cluster.control("status").stdout
+    assert ("  n2: nothing runs\n" if failure == "kill-node" else " (frozen)\n") in status
+    assert cluster.control("up").returncode == 0
     assert sorted(cluster.run("srun", "--nodes=2", "hostname").split()) == ["n1", "n2"]
 
 
@@ -170,8 +182,8 @@ def processes_naming(folder: Path) -> list[str]:
 def test_down_leaves_no_process_and_no_mount_and_up_remembers_the_jobs(second_cluster, tmp_path):
     cluster = second_cluster
     assert "already up" in cluster.control("up").stdout
-    job = cluster.submit("setsid sleep 600 & srun sleep 600", tmp_path, "--nodes=2")
-    cluster.wait_for(job, "RUNNING")
+    job = cluster.submit(f"setsid sleep 600 & {SLEEP_ON_EVERY_NODE}", tmp_path, "--nodes=2")
+    cluster.wait_for_lines(tmp_path / "output", "started", 2)
     assert processes_naming(cluster.folder)
     assert cluster.control("down").returncode == 0
     assert processes_naming(cluster.folder) == []
