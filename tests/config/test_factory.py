@@ -360,7 +360,7 @@ def test_execution_settings_of_inference_have_one_value(scan, tmp_path):
 def test_a_model_folder_must_hold_an_archive(scan, tmp_path):
     with pytest.raises(FileNotFoundError, match="Model directory not found"):
         create_inference_payload(tmp_path / "no", scan, "out", {"n_groups": 5})
-    with pytest.raises(ValueError, match="^Model archive not found"):
+    with pytest.raises(ValueError, match=r"^Model archive not found"):
         create_inference_payload(tmp_path, scan, "out", {"n_groups": 5})
 
 
