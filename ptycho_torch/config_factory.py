@@ -325,7 +325,7 @@ def _probe_size(path: Path) -> int | None:
         shape = _hdf5_probe_shape(path)
     if shape is None:
         return None
-    if len(shape) not in (2, 3, 4) or shape[-1] != shape[-2] or 0 in shape:
+    if len(shape) < 2 or shape[-1] != shape[-2] or 0 in shape:
         raise DataError(f"{path}: the probe has shape {shape}; (modes, N, N) or (N, N) was expected. Repair the file.")
     return shape[-1]
 

@@ -372,7 +372,7 @@ def test_training_settings_are_unknown_to_inference(scan, tmp_path):
 # ------------------------------------------------------------------ the size of the probe
 
 
-@pytest.mark.parametrize("shape", [(40, 40), (1, 40, 40), (3, 40, 40), (2, 3, 40, 40)])
+@pytest.mark.parametrize("shape", [(40, 40), (1, 40, 40), (3, 40, 40), (2, 3, 40, 40), (1, 1, 1, 2, 40, 40)])
 def test_the_probe_s_last_axis_is_the_size(tmp_path, shape):
     assert infer_probe_size(write_scan(tmp_path / "scan.npz", shape)) == 40
     packed = tmp_path / "scan.npz.bz2"
