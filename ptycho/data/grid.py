@@ -32,7 +32,8 @@ class ObjectGrid:
 
     def corners_px(self, positions_px: NDArray[np.float64], window: int) -> NDArray[np.float64]:
         """Index (y, x), fractional, of the first pixel of each window: (position, 2)."""
-        return positions_px - np.asarray(self.origin_px) - window // 2
+        corners: NDArray[np.float64] = positions_px - np.asarray(self.origin_px) - window // 2
+        return corners
 
     def holds(self, positions_px: NDArray[np.float64], window: int) -> bool:
         """Whether every window, with its one-pixel bilinear edge, lies on the grid."""

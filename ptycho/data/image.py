@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ptycho.data.grid import ObjectGrid
+from ptycho.data.hdf5_writer import new_hdf5
 from ptycho.errors import DataError
-from ptycho.whole_file import whole_file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class ObjectImage:
 
 def write_image(image: ObjectImage, path: Path) -> None:
     """Write the image as HDF5, whole or not at all. Raises WorkError when the disk refuses it."""
-    with whole_file(path) as partial, h5py.File(partial, "w") as file:
+    with new_hdf5(path) as file:
         file["object"] = image.object
         file["coverage"] = image.coverage
         file["object"].attrs["origin_px"] = image.grid.origin_px

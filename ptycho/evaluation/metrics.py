@@ -22,14 +22,16 @@ class Scores:
     """Errors of an aligned image in the region scored.
 
     phase_rmse_rad:     root mean square of the phase difference
-    amplitude_psnr_db:  20·log10(amplitude_range / RMS difference of the amplitudes)
+    amplitude_psnr_db:  20·log10(the truth's largest amplitude / RMS difference of the amplitudes)
+    contrast_psnr_db:   20·log10(amplitude_range / RMS difference): stricter where the object absorbs little
     amplitude_ssim, phase_ssim: structural similarity, 1 for equal images; the phase's in radians
     complex_error:      ‖image − truth‖ / ‖truth‖
-    amplitude_range, phase_range_rad: largest less smallest value of the truth in the region: PSNR and SSIM refer to it
+    amplitude_range, phase_range_rad: largest less smallest value of the truth in the region: SSIM refers to it
     """
 
     phase_rmse_rad: float
     amplitude_psnr_db: float
+    contrast_psnr_db: float
     amplitude_ssim: float
     phase_ssim: float
     complex_error: float
@@ -46,9 +48,11 @@ def score(
     difference = phase_difference(aligned, truth)
     true_phase = smooth_phase(truth, region)
     amplitude_range, phase_range = float(np.ptp(true_amplitude[region])), float(np.ptp(true_phase[region]))
+    amplitude_rms = _rms((amplitude - true_amplitude)[region])
     return Scores(
         phase_rmse_rad=_rms(difference[region]),
-        amplitude_psnr_db=_psnr(_rms((amplitude - true_amplitude)[region]), amplitude_range),
+        amplitude_psnr_db=_psnr(amplitude_rms, float(true_amplitude[region].max())),
+        contrast_psnr_db=_psnr(amplitude_rms, amplitude_range),
         amplitude_ssim=ssim(amplitude, true_amplitude, region, amplitude_range),
         phase_ssim=ssim(true_phase + difference, true_phase, region, phase_range),
         complex_error=complex_error(aligned, truth, region),

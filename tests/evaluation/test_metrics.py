@@ -47,7 +47,7 @@ def test_a_known_phase_error_is_reported_in_radians():
 def test_psnr_refers_to_the_range_of_the_truth():
     scores = score(sample() * (1 + 0.01 / np.abs(sample())), sample(), EVERYWHERE)
     assert scores.amplitude_range == pytest.approx(0.2, abs=2e-3)
-    assert scores.amplitude_psnr_db == pytest.approx(20 * np.log10(scores.amplitude_range / 0.01), abs=1e-6)
+    assert scores.contrast_psnr_db == pytest.approx(20 * np.log10(scores.amplitude_range / 0.01), abs=1e-6)
 
 
 def test_psnr_does_not_change_when_amplitudes_are_in_other_units():

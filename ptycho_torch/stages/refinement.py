@@ -1,0 +1,130 @@
+"""The refine stage: an iterative engine improves object and probe, from the network's image or from nothing."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho.config.refine import RefineConfig
+from ptycho.data.image import ObjectImage, read_image, write_image
+from ptycho.data.scan import Scan
+from ptycho.data.sharding import hilbert_order, shard_bounds
+from ptycho.errors import CancelledError, DataError
+from ptycho.jobs.run_folder import RunFolder
+from ptycho.jobs.runner import StageContext
+from ptycho.parallel import Ranks
+from ptycho.whole_file import whole_file
+from ptycho_torch.device import rank_device
+from ptycho_torch.engines.interface import Engine
+from ptycho_torch.engines.pie import Pie
+from ptycho_torch.engines.problem import load_problem
+
+# A checkpoint holds the object twice (image and velocity), so it is not written after every short epoch.
+CHECKPOINT_EVERY_S = 20.0
+
+
+def refine(context: StageContext) -> None:
+    """Run the engine's epochs, resuming after the last checkpoint, and write refined.h5."""
+    job, ranks = context.job, context.ranks
+    config, device = job.refine, rank_device(job.execution.accelerator)
+    scan = context.scan
+    engine = build_engine(scan, config, ranks, device, start=_start_image(context), seed=job.seed)
+    checkpoint = context.folder.checkpoints / "refine.pt"
+    done, converged = _restore(engine, checkpoint, ranks)
+    saved_s = time.monotonic()
+    for epoch in range(done + 1, config.epochs + 1):
+        if converged:
+            break
+        if context.should_stop():
+            _save(engine, checkpoint, epoch - 1, converged, ranks)
+            raise CancelledError(f"Stopped before refinement epoch {epoch}; {epoch - 1} epochs are saved.")
+        result = engine.run_epoch(epoch)
+        converged = result.is_converged
+        seconds = result.seconds
+        context.report.epoch(
+            "refine",
+            epoch,
+            config.epochs,
+            r_factor=result.r_factor,
+            step=result.step,
+            frames_per_s=scan.n_positions / max(seconds, 1e-9),
+            seconds=seconds,
+        )
+        if ranks.broadcast(time.monotonic() - saved_s > CHECKPOINT_EVERY_S):
+            _save(engine, checkpoint, epoch, converged, ranks)
+            context.report.checkpoint("refine", epoch)
+            saved_s = time.monotonic()
+    image = engine.image()
+    if ranks.rank == 0:
+        write_image(image, refined_path(context.folder))
+        checkpoint.unlink(missing_ok=True)
+
+
+def refined_path(folder: RunFolder) -> Path:
+    """Where the refined image lies until the result is written."""
+    return folder.path / "refined.h5"
+
+
+def build_engine(
+    scan: Scan,
+    config: RefineConfig,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    start: ObjectImage | None = None,
+    seed: int = 0,
+) -> Engine:
+    """The engine that the configuration names, on this rank's share of the frames. Every rank must call it.
+
+    start: object (and probe, where it has one) to start from; None starts flat with the scan's own probe.
+    Raises DataError when there is no probe to start from.
+    """
+    problem = load_problem(scan, owned_frames(scan, ranks), ranks, device)
+    probe = start.probe if start is not None and start.probe is not None else scan.probe
+    if probe is None:
+        raise DataError(
+            f"{scan.path or scan.name} holds no probe, and the engine needs a first guess of it."
+            " Add one to the file (dataset /probe of our own layout, see docs/data-formats.md)."
+        )
+    image = start.object if start is not None else None
+    return Pie(problem, config, ranks, probe, image, seed=seed)
+
+
+def owned_frames(scan: Scan, ranks: Ranks) -> NDArray[np.int64]:
+    """The scan indices that this rank owns: a contiguous piece of the space-filling curve."""
+    first, last = shard_bounds(scan.n_positions, ranks.rank, ranks.size)
+    return hilbert_order(scan.positions_px)[first:last]
+
+
+def _start_image(context: StageContext) -> ObjectImage | None:
+    """The network's image, the scan's own first guess, or None for a flat start."""
+    if context.job.uses_network:
+        return read_image(context.folder.network_path)
+    scan = context.scan
+    if scan.object_start is not None and scan.object_grid == scan.grid and scan.object_start.shape == scan.grid.shape:
+        light = np.zeros(scan.grid.shape, np.float32)
+        return ObjectImage(object=scan.object_start, coverage=light, grid=scan.grid)
+    return None
+
+
+def _save(engine: Engine, path: Path, epoch: int, converged: bool, ranks: Ranks) -> None:
+    """Write what the next epoch depends on, whole or not at all; every rank holds the same."""
+    state: dict[str, Tensor] = engine.state_dict()
+    if ranks.rank == 0:
+        with whole_file(path) as partial:
+            torch.save({"epoch": epoch, "converged": converged, "engine": state}, partial)
+
+
+def _restore(engine: Engine, path: Path, ranks: Ranks) -> tuple[int, bool]:
+    """Load the checkpoint, if there is one; returns the epochs done and whether the engine had converged."""
+    saved = torch.load(path, map_location="cpu", weights_only=True) if ranks.rank == 0 and path.exists() else None
+    saved = ranks.broadcast(saved)
+    if saved is None:
+        return 0, False
+    engine.load_state_dict(saved["engine"])
+    return saved["epoch"], saved["converged"]
