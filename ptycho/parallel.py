@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -45,6 +46,10 @@ class Ranks(Protocol):
         """Return when every rank has come here."""
         ...
 
+    def close(self) -> None:
+        """Part in good order: the last call of a run that went well. Afterwards no other call may be made."""
+        ...
+
 
 class SerialRanks:
     """One process: every collective is the identity."""
@@ -62,6 +67,9 @@ class SerialRanks:
         pass
 
     def barrier(self) -> None:
+        pass
+
+    def close(self) -> None:
         pass
 
 
@@ -97,17 +105,26 @@ class MPIRanks:
     def barrier(self) -> None:
         self._communicator.Barrier()
 
+    def close(self) -> None:
+        self._communicator.Barrier()
+        # MPI itself ends with the process; a torch group that training made beside it does not end by itself.
+        torch_ranks = sys.modules.get("ptycho_torch.ranks")
+        if torch_ranks is not None:
+            torch_ranks.close_process_group()
+
 
 # Each launcher tells its processes their number under names of its own.
 _MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+_SLURM_SIZE = "SLURM_STEP_NUM_TASKS"
 
 
 def find_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
     """The ranks that the launcher of this process set up.
 
     WORLD_SIZE and RANK (submitit runner, torchrun) mean torch.distributed; variables of an MPI launcher mean MPI;
-    nothing means one process. Raises RanksError when two launchers disagree about the number of processes, because
-    eight processes that each believe to be rank 0 of 1 overwrite one another's results.
+    nothing means one process. Raises RanksError when two launchers disagree about the number of processes, or when
+    MPI sees another number, because eight processes that each believe to be rank 0 of 1 overwrite one another's
+    results.
     """
     env = os.environ if environment is None else environment
     sizes = launcher_sizes(env)
@@ -117,34 +134,44 @@ def find_ranks(environment: Mapping[str, str] | None = None) -> Ranks:
             f"The launchers disagree about the number of processes: {listed}."
             " Start the run with one launcher, and unset the variables of the other."
         )
+    told = next(iter(sizes.values()), 1)
+    if told == 1:
+        return SerialRanks()
     if "WORLD_SIZE" in sizes:
-        if sizes["WORLD_SIZE"] == 1:
-            return SerialRanks()
         ranks: Ranks = import_module("ptycho_torch.ranks").TorchRanks.from_environment(env)
         return ranks
-    if sizes:
-        found = MPIRanks()
-        told = next(iter(sizes.values()))
-        if found.size != told:
-            raise RanksError(
-                f"The launcher started {told} processes, but MPI sees {found.size}:"
-                " the MPI library of this Python does not belong to the launcher."
-                " Use the launcher of the same MPI (inside a container: srun --mpi=pmix)."
-            )
-        return found
-    return SerialRanks()
+    if _SLURM_SIZE in sizes and "PMIX_RANK" not in env and "PMI_RANK" not in env:
+        raise RanksError(
+            f"srun started {told} processes without MPI, so they cannot find one another."
+            " Submit the run with: ptycho submit, or start it with: srun --mpi=pmix."
+        )
+    found = MPIRanks()
+    if found.size != told:
+        raise RanksError(
+            f"The launcher started {told} processes, but MPI sees {found.size}:"
+            " the MPI library of this Python does not belong to the launcher."
+            " Use the launcher of the same MPI (inside a container: srun --mpi=pmix)."
+        )
+    return found
 
 
 def launcher_sizes(environment: Mapping[str, str]) -> dict[str, int]:
-    """Each launcher variable that is set, with the number of processes it states."""
-    names = ["WORLD_SIZE", *_MPI_SIZES]
-    if "PMIX_RANK" in environment or "PMI_RANK" in environment:
-        names.append("SLURM_STEP_NUM_TASKS")
-    sizes = {}
-    for name in names:
-        if name in environment:
-            try:
-                sizes[name] = int(environment[name])
-            except ValueError:
-                raise RanksError(f"{name} = {environment[name]!r}: must be a whole number of processes.") from None
+    """Each launcher variable that is set, with the number of processes it states.
+
+    Raises RanksError when one of them is no number of processes.
+    """
+    sizes = {name: _size(name, environment[name]) for name in ("WORLD_SIZE", *_MPI_SIZES) if name in environment}
+    # Slurm's number counts only where srun started the ranks themselves: mpirun and torchrun, run inside Slurm, are
+    # started by srun once on each node, and a shell opened by srun is a step of one task.
+    started_inside = "TORCHELASTIC_RUN_ID" in environment or any(name in sizes for name in _MPI_SIZES)
+    if _SLURM_SIZE in environment and not started_inside:
+        size = _size(_SLURM_SIZE, environment[_SLURM_SIZE])
+        if size > 1:
+            sizes[_SLURM_SIZE] = size
     return sizes
+
+
+def _size(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) > 0):
+        raise RanksError(f"{name} = {text!r}: must be a whole number of processes, at least 1; unset or correct it.")
+    return int(text)

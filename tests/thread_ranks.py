@@ -39,6 +39,9 @@ class ThreadRanks:
     def barrier(self):
         self._shared.barrier.wait()
 
+    def close(self):
+        self.barrier()
+
 
 def run_on_ranks(size, work):
     """Results of work(ranks) of every rank, each in a thread of its own; the first failure is raised."""
