@@ -1,0 +1,31 @@
+"""Generators: networks that turn features of diffraction patterns into object patches.
+
+A generator maps features (batch, frame, channel, y, x) float32 to patches (batch, frame, y, x) complex64. The first
+two channels are a first guess of the patch (real part − 1, imaginary part); a generator returns that guess, corrected,
+and at the start of training the guess itself. It knows no probe and no loss.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from ptycho.config.config import ModelConfig
+from ptycho.errors import ModelError
+from ptycho_torch.generators.cnn import CorrectionCNN
+
+# guess: real − 1, imaginary; its last change: real, imaginary; probe: modulus, real, imaginary (largest modulus 1)
+FEATURE_CHANNELS = 7
+
+GENERATORS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {"cnn": CorrectionCNN.from_config}
+
+
+def build_generator(config: ModelConfig) -> nn.Module:
+    """The generator that the configuration names. Raises ModelError for a name that is not in the table."""
+    if config.architecture not in GENERATORS:
+        raise ModelError(
+            f'Architecture "{config.architecture}" is not available; available: {", ".join(sorted(GENERATORS))}.'
+            " Set model.architecture to one of these."
+        )
+    return GENERATORS[config.architecture](config, FEATURE_CHANNELS)

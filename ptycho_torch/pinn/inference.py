@@ -1,0 +1,88 @@
+"""Inference: object patches of a scan, batch by batch, from a trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ptycho.data.groups import nearest_groups
+from ptycho.data.scan import Scan
+from ptycho.errors import ModelError
+from ptycho.parallel import Ranks
+from ptycho_torch.physics.likelihood import poisson_deviance
+from ptycho_torch.pinn.frame_cache import FrameCache
+from ptycho_torch.pinn.trained import TrainedModel
+
+DEFAULT_BATCH_SIZE = 64
+
+
+class PatchBatch(NamedTuple):
+    """Patches of some frames.
+
+    indices:  (frame,) scan indices
+    patches:  (frame, y, x) complex64 of the lit window, on the model's device; their global phases are free
+    weight:   (y, x) float32, the probe's intensity in the window, largest value 1
+    residual: (frame,) float32, deviance per pixel of the counts that the patch predicts; 1 is noise-limited
+    """
+
+    indices: NDArray[np.int64]
+    patches: Tensor
+    weight: Tensor
+    residual: NDArray[np.float32]
+
+
+def mean_photons(scan: Scan, owned: NDArray[np.int64], ranks: Ranks) -> float:
+    """Mean photons per frame on good pixels, over the frames (frame,) that each rank owns. Every rank takes part."""
+    cache = FrameCache(scan.frames, owned, scan.mask)
+    sums = np.array([cache.total_photons(owned), len(owned)], np.float64)
+    ranks.all_sum(sums)
+    return float(sums[0] / sums[1])
+
+
+def infer_patches(
+    model: TrainedModel,
+    scan: Scan,
+    indices: NDArray[np.int64],
+    *,
+    batch_size: int | None = None,
+    device: torch.device | str = "cpu",
+    photons: float | None = None,
+) -> Iterator[PatchBatch]:
+    """Patches of the frames with these scan indices, in their order; only frames that they need are read.
+
+    batch_size: groups computed at once
+    photons:    the scan's mean photons per frame (see `mean_photons`) where its dose is not that of the training scan.
+                Contrast does not depend on the dose: counts are compared with the probe at the scan's own power.
+
+    With gridsize > 1 every frame is the centre of a group of its nearest neighbours. Raises ModelError when the scan
+    has other frame sizes than the model, or fewer frames than a group.
+    """
+    model.require_fit(scan)
+    groups = _groups_around(scan, model.config.gridsize**2, indices)
+    step = batch_size or DEFAULT_BATCH_SIZE
+    dose_ratio = model.network.mean_photons / photons if photons else 1.0
+    network = model.network.to(device).eval()
+    for start in range(0, len(indices), step):
+        part = groups[start : start + step]
+        counts = FrameCache(scan.frames, part, scan.mask).counts(part).to(device)
+        positions = torch.from_numpy(scan.positions_px[part]).to(device)
+        with torch.inference_mode():
+            patches = network(counts, positions, dose_ratio)[:, :1]
+            expected = network.predict(patches, dose_ratio)
+            residual = poisson_deviance(counts[:, 0], expected[:, 0], network.mask)
+            centred = network.in_gauge(patches[:, 0])
+        yield PatchBatch(indices[start : start + step], centred, network.weight, residual.cpu().numpy())
+
+
+def _groups_around(scan: Scan, group_size: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    if scan.n_positions < group_size:
+        raise ModelError(
+            f"The model works on groups of {group_size} frames, but {scan.name} has {scan.n_positions};"
+            " use a model with a smaller gridsize."
+        )
+    return nearest_groups(scan.positions_px, group_size, max(1, group_size - 1))[indices]

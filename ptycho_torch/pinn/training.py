@@ -1,0 +1,254 @@
+"""Training: from a scan and a configuration to a trained model, over any number of ranks, resumable at any batch."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+from lightning.pytorch import Callback, Trainer
+
+from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+from ptycho.data.scan import Scan
+from ptycho.errors import ModelError, WorkError
+from ptycho.parallel import Ranks, SerialRanks
+from ptycho_torch.device import rank_device
+from ptycho_torch.pinn.baseline import final_metrics
+from ptycho_torch.pinn.checkpoint import TrainingState, config_facts, fingerprint_of
+from ptycho_torch.pinn.datamodule import GroupDataModule
+from ptycho_torch.pinn.environment import ranks_options
+from ptycho_torch.pinn.module import PtychoPINN
+from ptycho_torch.pinn.network import PtychoNetwork, prepared_probe
+from ptycho_torch.pinn.progress import SilentReport, TrainingReport, TrainingWatch
+from ptycho_torch.pinn.sampling import VALIDATION_FRACTION, choose_groups
+from ptycho_torch.pinn.trained import TrainedModel
+from ptycho_torch.pinn.window import lit_window
+from ptycho_torch.ranks import ensure_process_group
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_EVERY_S = 60.0
+
+
+def train(
+    scan: Scan,
+    config: TrainingConfig,
+    execution: PyTorchExecutionConfig,
+    *,
+    seed: int = 0,
+    validation_fraction: float = VALIDATION_FRACTION,
+    ranks: Ranks | None = None,
+    checkpoint_dir: Path | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    report: TrainingReport | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    callbacks: Sequence[Callback] = (),
+) -> TrainedModel:
+    """The network trained on a scan: a function of scan, configuration and seed, whatever the number of ranks.
+
+    validation_fraction: share of the frames held out, as one region; 0: none
+    checkpoint_dir:     where the state is kept; training goes on from what is there
+    checkpoint_every_s: how often, beside the end of every epoch, the state is written
+    should_stop:        asked by every rank after every batch, and answered alike
+    callbacks:          further Lightning callbacks
+
+    Raises ModelError when model and scan do not fit, WorkError when the loss diverges or the disk is full, and
+    CancelledError, its state saved, when it was asked to stop.
+    """
+    ranks, report = ranks or SerialRanks(), report or SilentReport()
+    ensure_process_group(ranks)
+    if scan.probe is None:
+        raise ModelError(f"{scan.name} has no probe, which the network needs; give a file that has one.")
+    _require_same_size(scan, config)
+    window = lit_window(prepared_probe(scan.probe, config.model), config.model.probe_big)
+    split = choose_groups(scan.positions_px, config, window, seed, validation_fraction)
+    data = GroupDataModule(scan, split, config, execution, seed=seed, ranks=ranks, window=window)
+    module = _build_module(scan, config, execution, data, seed, ranks)
+    folder = checkpoint_dir if execution.enable_checkpointing else None
+    state = _earlier_state(folder, fingerprint_of(_facts(scan, config, execution, seed, data)), ranks)
+    if state.weights:
+        module.network.load_state_dict(state.weights)
+    watch = TrainingWatch(
+        state,
+        ranks,
+        report,
+        should_stop,
+        folder=folder,
+        checkpoint_every_s=checkpoint_every_s,
+        n_epochs=config.nepochs,
+        batches_per_epoch=data.batches_per_epoch,
+        group_size=config.model.gridsize**2,
+        patience=execution.early_stop_patience,
+        keep_best=execution.checkpoint_save_top_k != 0 and data.has_validation,
+    )
+    if not state.finished:
+        data.resume_at(state.epoch, state.batch)
+        _fit(module, data, watch, execution, ranks, config.nepochs - state.epoch, callbacks, folder)
+    return _finish(module, data, state, ranks, report, rank_device(str(execution.accelerator)))
+
+
+def _build_module(
+    scan: Scan,
+    config: TrainingConfig,
+    execution: PyTorchExecutionConfig,
+    data: GroupDataModule,
+    seed: int,
+    ranks: Ranks,
+) -> PtychoPINN:
+    assert scan.probe is not None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = PtychoNetwork(config.model, scan.probe, data.mean_photons, scan.mask)
+    clip = (config.gradient_clip_val, config.gradient_clip_algorithm)
+    if config.gradient_clip_val is None:
+        clip = (execution.gradient_clip_val, execution.gradient_clip_algorithm)
+    return PtychoPINN(
+        network,
+        config,
+        learning_rate=execution.learning_rate,
+        scheduler=config.scheduler if config.scheduler != "Default" else execution.scheduler,
+        gradient_clip=clip,
+        steps_per_epoch=math.ceil(data.batches_per_epoch / execution.accum_steps),
+        n_ranks=ranks.size,
+    )
+
+
+def _require_same_size(scan: Scan, config: TrainingConfig) -> None:
+    if scan.patch_size != config.model.N:
+        raise ModelError(
+            f"model.N = {config.model.N}, but the frames of {scan.name} are {scan.patch_size} pixels wide;"
+            f" set model.N = {scan.patch_size} or crop the data."
+        )
+
+
+def _earlier_state(folder: Path | None, fingerprint: str, ranks: Ranks) -> TrainingState:
+    """The state that rank 0 finds, on every rank; a fresh one where there is none."""
+    if folder is None:
+        return TrainingState(fingerprint)
+    found: TrainingState | WorkError | None = None
+    if ranks.rank == 0:
+        try:
+            found = TrainingState.load(folder, fingerprint)
+        except WorkError as error:
+            # Every rank has to hear of it, or the others would wait for rank 0 in the next collective.
+            found = error
+    state = ranks.broadcast(found)
+    if isinstance(state, WorkError):
+        raise state
+    assert state is not None
+    if ranks.rank != 0:
+        # Sums over ranks, which rank 0 carries on.
+        state.sums = [0.0, 0.0, 0.0]
+    return state
+
+
+def _facts(
+    scan: Scan, config: TrainingConfig, execution: PyTorchExecutionConfig, seed: int, data: GroupDataModule
+) -> dict[str, object]:
+    """Everything that decides what is trained. The number of ranks does not, and may change between attempts."""
+    assert scan.probe is not None
+    return {
+        "config": config_facts(config),
+        "learning_rate": execution.learning_rate,
+        "scheduler": execution.scheduler,
+        "clip": (execution.gradient_clip_val, execution.gradient_clip_algorithm),
+        "accum_steps": execution.accum_steps,
+        "precision": execution.precision,
+        "seed": seed,
+        "groups": hashlib.sha256(data.split.training.tobytes() + data.split.validation.tobytes()).hexdigest(),
+        "frames": scan.frames.shape,
+        "positions": float(np.abs(scan.positions_px).sum()),
+        "probe": float(np.abs(scan.probe).sum()),
+        "mean_photons": f"{data.mean_photons:.9g}",
+    }
+
+
+def _fit(
+    module: PtychoPINN,
+    data: GroupDataModule,
+    watch: TrainingWatch,
+    execution: PyTorchExecutionConfig,
+    ranks: Ranks,
+    n_epochs: int,
+    callbacks: Sequence[Callback],
+    folder: Path | None,
+) -> None:
+    device = rank_device(str(execution.accelerator))
+    with _quiet_lightning(), _restored_determinism():
+        trainer = Trainer(
+            accelerator=device.type,
+            devices=1 if device.type == "cpu" else [device.index],
+            precision=execution.precision,
+            deterministic=execution.deterministic,
+            max_epochs=n_epochs,
+            accumulate_grad_batches=execution.accum_steps,
+            callbacks=[watch, *callbacks],
+            default_root_dir=folder,
+            reload_dataloaders_every_n_epochs=1,
+            num_sanity_val_steps=0,
+            limit_val_batches=1.0 if data.has_validation else 0,
+            use_distributed_sampler=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            logger=False,
+            **ranks_options(ranks),
+        )
+        trainer.fit(module, datamodule=data)
+
+
+def _finish(
+    module: PtychoPINN,
+    data: GroupDataModule,
+    state: TrainingState,
+    ranks: Ranks,
+    report: TrainingReport,
+    device: torch.device,
+) -> TrainedModel:
+    if state.best_weights:
+        module.network.load_state_dict(state.best_weights)
+    module.to(device).eval()
+    metrics = {"epochs": float(state.epoch)} | final_metrics(module, data, ranks)
+    if not metrics["beats_constant"]:
+        text = (
+            f"The network ended no better than a constant object (loss {metrics['loss']:.4g} against"
+            f" {metrics['loss_constant']:.4g}): do not trust its image. Check probe, positions and the detector's"
+            " orientation, train longer, or lower execution.learning_rate."
+        )
+        log.warning(text)
+        report.message(text)
+    return TrainedModel(module.network.cpu(), metrics, state.history)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advice about loggers and loading processes, which do not apply to data in memory."""
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PossibleUserWarning)
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _restored_determinism() -> Iterator[None]:
+    """Lightning switches torch's deterministic mode for the whole process; put it back afterwards."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
