@@ -123,8 +123,9 @@ class SimulateConfig:
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("seed", 0, 2**63 - 1),
     ("patch_size", 8, 4096),
-    ("photons", 1e-3, 1e15),
-    ("background_photons", 0, 1e9),
+    # Together at most what one detector pixel of 32 bits can count.
+    ("photons", 1e-3, 4e9),
+    ("background_photons", 0, 1e8),
     ("phase_range_rad", 0, 100),
     ("amplitude_min", 0, 1),
     ("feature_px", 1, 1e4),

@@ -108,7 +108,8 @@ def with_modes(probe: Tensor, fractions: tuple[float, ...]) -> Tensor:
     # QR may turn a mode by a sign; the first must stay the probe itself.
     orthogonal = orthogonal * torch.sgn(torch.diagonal(triangle))
     shares = torch.tensor(fractions, dtype=torch.float64) * power(light)
-    return (orthogonal.T.reshape(n, size, size) * shares.sqrt()[:, None, None]).to(torch.complex64)
+    modes: Tensor = orthogonal.T.reshape(n, size, size) * shares.sqrt()[:, None, None]
+    return modes.to(torch.complex64)
 
 
 def with_photons(probe: Tensor, photons: float) -> Tensor:
@@ -150,9 +151,8 @@ def _probe_array(path: Path, key: str | None) -> AnyArray:
     try:
         probe = open_scan(path).probe
     except DataError as error:
-        raise DataError(
-            f"{path}: no probe can be read ({error}). For an .npz file, name its array by probe_key."
-        ) from error
+        hint = " To take one of its arrays as the probe, name it by probe_key." if path.suffix == ".npz" else ""
+        raise DataError(f"{error}{hint}") from error
     if probe is None:
         raise DataError(f"{path}: the scan has no probe; give a file that has one.")
     return probe
