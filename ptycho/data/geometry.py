@@ -1,0 +1,104 @@
+"""Geometry of a measurement: energy, distance and pixel sizes, each known or None."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.errors import DataError
+
+# Planck constant times speed of light (CODATA 2018), in eV·m: photon wavelength = HC_EV_M / energy.
+HC_EV_M = 1.2398419843e-6
+
+Pixel = tuple[float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Geometry:
+    """What is known about a far-field measurement with photons; None where nothing was recorded.
+
+    distance_m:       sample to detector
+    detector_pixel_m: (height, width) of one detector pixel
+    object_pixel_m:   (height, width) of one object pixel; None means: follows from the other three
+
+    Raises DataError for a value that is not a positive finite number.
+    """
+
+    energy_eV: float | None = None
+    distance_m: float | None = None
+    detector_pixel_m: Pixel | None = None
+    object_pixel_m: Pixel | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("energy_eV", "distance_m"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, _positive(name, value))
+        for name in ("detector_pixel_m", "object_pixel_m"):
+            pixel = getattr(self, name)
+            if pixel is not None:
+                if np.shape(pixel) != (2,):
+                    raise DataError(f"{name} = {pixel}: must be two numbers, (height, width), in metres.")
+                object.__setattr__(self, name, (_positive(name, pixel[0]), _positive(name, pixel[1])))
+
+    @property
+    def wavelength_m(self) -> float | None:
+        """Photon wavelength."""
+        return None if self.energy_eV is None else HC_EV_M / self.energy_eV
+
+    def object_pixel(self, patch_size: int) -> Pixel | None:
+        """Object pixel (height, width) in metres: the recorded one, else λz / (N · detector pixel), else None.
+
+        patch_size: N, the number of detector pixels along each side that are used
+        """
+        if self.object_pixel_m is not None:
+            return self.object_pixel_m
+        if self.wavelength_m is None or self.distance_m is None or self.detector_pixel_m is None:
+            return None
+        reach = self.wavelength_m * self.distance_m / patch_size
+        return reach / self.detector_pixel_m[0], reach / self.detector_pixel_m[1]
+
+    def cropped(self, patch_size: int, crop_px: int) -> Geometry:
+        """The same measurement seen by the central `crop_px` of `patch_size` detector pixels: coarser object pixels."""
+        if self.object_pixel_m is None:
+            return self
+        factor = patch_size / crop_px
+        return replace(self, object_pixel_m=(self.object_pixel_m[0] * factor, self.object_pixel_m[1] * factor))
+
+
+def energy_from_wavelength(wavelength_m: float) -> float:
+    """Photon energy in eV."""
+    return HC_EV_M / _positive("wavelength_m", wavelength_m)
+
+
+def metres_to_px(lengths_m: NDArray[np.float64], geometry: Geometry, patch_size: int) -> NDArray[np.float64]:
+    """Lengths or positions (..., 2) = (y, x) in object pixels. Raises DataError when the pixel size is unknown."""
+    pixel = np.asarray(_known_pixel(geometry, patch_size))
+    return np.asarray(np.asarray(lengths_m, dtype=np.float64) / pixel)
+
+
+def px_to_metres(lengths_px: NDArray[np.float64], geometry: Geometry, patch_size: int) -> NDArray[np.float64]:
+    """Lengths or positions (..., 2) = (y, x) in metres. Raises DataError when the pixel size is unknown."""
+    pixel = np.asarray(_known_pixel(geometry, patch_size))
+    return np.asarray(np.asarray(lengths_px, dtype=np.float64) * pixel)
+
+
+def _known_pixel(geometry: Geometry, patch_size: int) -> Pixel:
+    pixel = geometry.object_pixel(patch_size)
+    if pixel is None:
+        missing = [name for name in ("energy_eV", "distance_m", "detector_pixel_m") if getattr(geometry, name) is None]
+        raise DataError(
+            "Positions are in metres but the object pixel size is unknown"
+            f" (no object_pixel_m, and {', '.join(missing)} not recorded). Give object_pixel_m or the missing values."
+        )
+    return pixel
+
+
+def _positive(name: str, value: float) -> float:
+    number = float(value)
+    if not math.isfinite(number) or number <= 0:
+        raise DataError(f"{name} = {number}: must be a positive number; leave it out when it is unknown.")
+    return number
