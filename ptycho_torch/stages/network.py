@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import torch
 
@@ -47,11 +45,11 @@ def reconstruct(context: StageContext) -> None:
     Each rank infers the frames that it owns and the neighbours that overlap them; only canvases travel.
     """
     from ptycho_torch.pinn.bundle import load_bundle
-    from ptycho_torch.pinn.inference import infer_patches
+    from ptycho_torch.pinn.inference import infer_patches, mean_photons
 
     job, scan, ranks = context.job, context.scan, context.ranks
     device = rank_device(job.execution.accelerator)
-    model = load_bundle(job.bundle or Path(context.folder.model))
+    model = load_bundle(job.bundle or context.folder.model)
     owned = owned_frames(scan, ranks)
     halo = neighbours_of(owned, scan.positions_px, model.window)
     indices = np.concatenate([owned, halo])
@@ -59,7 +57,11 @@ def reconstruct(context: StageContext) -> None:
     residual = np.zeros(len(indices), np.float32)
     weight = torch.zeros(model.window, model.window)
     row = {int(index): number for number, index in enumerate(indices)}
-    for done in infer_patches(model, scan, indices, batch_size=job.execution.inference_batch_size, device=device):
+    photons = mean_photons(scan, owned, ranks)
+    inferred = infer_patches(
+        model, scan, indices, batch_size=job.execution.inference_batch_size, device=device, photons=photons
+    )
+    for done in inferred:
         rows = [row[int(index)] for index in done.indices]
         patches[rows], residual[rows], weight = done.patches.cpu(), done.residual, done.weight.cpu()
         context.report.progress("reconstruct", max(rows) + 1, len(indices))
