@@ -103,22 +103,22 @@ def _shapes(
 def _drop(top: Tensor, number: Tensor, shapes: Tensor, radius: float, size: tuple[int, int]) -> None:
     """Let leaves of one size class fall: each pixel keeps the highest number that covers it."""
     height, width = size
-    n_images, count = number.shape
+    n_images = len(number)
     reach = math.ceil(radius) + 1
     offsets = torch.arange(-reach, reach + 1, device=top.device)
-    down, right = (part.reshape(-1) for part in torch.meshgrid(offsets, offsets, indexing="ij"))
-    # About two million pixels at a time keep the temporaries under 100 MB.
     first_pixel = torch.arange(n_images, device=top.device)[:, None] * (height * width)
-    for part in range(0, count, max(1, 2**21 // (n_images * down.numel()))):
-        piece = slice(part, part + max(1, 2**21 // (n_images * down.numel())))
-        some = shapes[:, :, piece, None]
+    within_square = offsets[:, None] * width + offsets
+    # About two million pixels at a time keep the temporaries under 100 MB.
+    at_once = max(1, 2**21 // (n_images * len(offsets) ** 2))
+    for some, numbers in zip(torch.split(shapes, at_once, 2), torch.split(number, at_once, 1), strict=True):
         centre = some[:2].round().long()
-        y, x = centre[0] + down, centre[1] + right
-        inside = _measure(some, y - some[0], x - some[1])[2] <= 1
-        inside &= (y >= 0) & (y < height) & (x >= 0) & (x < width)
-        flat = (first_pixel[:, :, None] + y * width + x)[inside]
-        values = number[:, piece, None].expand_as(inside)[inside]
-        top.scatter_reduce_(0, flat, values, "amax")
+        y, x = (place[..., None] + offsets for place in centre)
+        leaf = some[..., None, None]
+        inside = _measure(leaf, y[..., :, None] - leaf[0], x[..., None, :] - leaf[1])[2] <= 1
+        inside &= ((y >= 0) & (y < height))[..., :, None] & ((x >= 0) & (x < width))[..., None, :]
+        corner = first_pixel + centre[0] * width + centre[1]
+        pixels = (corner[..., None, None] + within_square)[inside]
+        top.scatter_reduce_(0, pixels, numbers[..., None, None].expand_as(inside)[inside], "amax")
 
 
 def _measure(leaf: Tensor, down: Tensor, right: Tensor) -> tuple[Tensor, Tensor, Tensor]:
