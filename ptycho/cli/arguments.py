@@ -10,7 +10,7 @@ import typer
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a TOML file.", show_default=False)]
 RunPath = Annotated[
     Path | None,
-    typer.Argument(metavar="[RUN]", help="The run folder; the newest in ./runs when left out.", show_default=False),
+    typer.Argument(metavar="RUN", help="The run folder; the newest in ./runs when left out.", show_default=False),
 ]
 Overrides = Annotated[
     list[str] | None,

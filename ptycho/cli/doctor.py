@@ -24,7 +24,10 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Examine Python, packages, torch, GPUs, MPI, HDF5, Slurm, Apptainer and the disk."""
+    """Examine what this machine has.
+
+    Python, packages, torch, GPUs, MPI, HDF5, Slurm, Apptainer and the disk. Exits with 1 when no job can work here.
+    """
     from ptycho.cli.machine import MISSING, WRONG, examine
 
     findings = examine(folder)

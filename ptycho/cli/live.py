@@ -32,14 +32,16 @@ class PlainDisplay:
 
     def __init__(self) -> None:
         self._stage_began = ""
+        self._epochs_seen = 0
 
     def show(self, event: dict[str, Any]) -> None:
         """Print the line of one event, if it has one."""
         kind = event["event"]
         if kind == "stage":
-            self._stage_began = event["time"]
+            self._stage_began, self._epochs_seen = event["time"], 0
             typer.echo(f"stage {event['stage']}")
         elif kind == "epoch":
+            self._epochs_seen += 1
             typer.echo(f"{event['stage']} {event['epoch']}/{event['n_epochs']}  {numbers_of(event)}{self._left(event)}")
         elif kind == "message":
             typer.echo(event["text"])
@@ -50,7 +52,7 @@ class PlainDisplay:
         done, total = event["epoch"], event["n_epochs"]
         if done >= total or not self._stage_began:
             return ""
-        left = seconds_between(self._stage_began, event["time"]) / done * (total - done)
+        left = seconds_between(self._stage_began, event["time"]) / self._epochs_seen * (total - done)
         return f"  {duration(left)} left"
 
     def close(self) -> None:
@@ -96,7 +98,9 @@ class TerminalDisplay:
     def _move(self, stage: str, done: int, total: int, numbers: str | None) -> None:
         task = self._tasks.get(stage)
         if task is not None:
-            self._progress.update(task, completed=done, total=total, **({"numbers": numbers} if numbers else {}))
+            self._progress.update(task, completed=done, total=total)
+            if numbers:
+                self._progress.update(task, numbers=numbers)
 
     def close(self) -> None:
         """Leave the bars as they are and give the terminal back."""
@@ -106,9 +110,9 @@ class TerminalDisplay:
 class Follower:
     """Shows what a run adds to its events."""
 
-    def __init__(self, folder: RunFolder) -> None:
+    def __init__(self, folder: RunFolder, *, plain: bool = False) -> None:
         self._events = EventFollower.from_now_on(folder.events_path)
-        self._display: Display = TerminalDisplay() if is_terminal() else PlainDisplay()
+        self._display: Display = PlainDisplay() if plain or not is_terminal() else TerminalDisplay()
 
     def look(self) -> None:
         """Show what is new."""
@@ -122,9 +126,9 @@ class Follower:
 
 
 @contextmanager
-def following(folder: RunFolder) -> Iterator[None]:
+def following(folder: RunFolder, *, plain: bool) -> Iterator[None]:
     """While inside, a thread shows what the run in this very process tells."""
-    follower, done = Follower(folder), threading.Event()
+    follower, done = Follower(folder, plain=plain), threading.Event()
 
     def keep_looking() -> None:
         while not done.wait(0.2):

@@ -18,6 +18,8 @@ _NEEDED_PACKAGES = (
     "h5py", "hdf5plugin", "jinja2", "matplotlib", "numpy", "pydantic", "rich", "safetensors", "scipy", "submitit",
     "typer",
 )  # fmt: skip
+# Numbers in the HDF Group's register of filters.
+_FILTERS = {"bitshuffle": 32008, "LZ4": 32004, "Blosc": 32001}
 _LOW_DISK_GB = 5.0
 
 
@@ -68,9 +70,9 @@ def _hdf5_filters() -> Finding:
         import hdf5plugin
     except ImportError as error:
         return Finding(name="HDF5 filters", state=WRONG, detail=str(error), advice="Install h5py and hdf5plugin.")
-    named = {"bitshuffle": hdf5plugin.BSHUF_ID, "LZ4": hdf5plugin.LZ4_ID, "Blosc": hdf5plugin.BLOSC_ID}
-    lacking = [name for name, number in named.items() if not h5py.h5z.filter_avail(number)]
-    detail = f"HDF5 {h5py.version.hdf5_version}, " + ", ".join(name for name in named if name not in lacking)
+    lacking = [name for name, number in _FILTERS.items() if not h5py.h5z.filter_avail(number)]
+    plugins = f"hdf5plugin {hdf5plugin.version}: " + ", ".join(name for name in _FILTERS if name not in lacking)
+    detail = f"HDF5 {h5py.version.hdf5_version}, {plugins}"
     advice = f"Files compressed with {', '.join(lacking)} cannot be read." if lacking else ""
     return Finding(name="HDF5 filters", state=MISSING if lacking else GOOD, detail=detail, advice=advice)
 

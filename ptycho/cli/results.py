@@ -54,7 +54,10 @@ def _evaluate_again(path: Path | None) -> RunFolder:
 
 
 def evaluate(path: RunPath = None, as_json: AsJson = False) -> None:
-    """Measure a run's image again: residual, resolution, and the error where the scan has its truth."""
+    """Measure a run's image again.
+
+    Residual and resolution, and the error where the scan has its truth.
+    """
     folder = _evaluate_again(path)
     numbers = folder.read_state().get("result", {})
     if as_json:
@@ -65,7 +68,7 @@ def evaluate(path: RunPath = None, as_json: AsJson = False) -> None:
 
 
 def report(path: RunPath = None) -> None:
-    """Draw the figures and write the report of a run again."""
+    """Write the report of a run again."""
     folder = _evaluate_again(path)
     say(f"Wrote {folder.report_path} and the figures in {folder.figures}.")
     next_step(f"open {folder.report_path}")

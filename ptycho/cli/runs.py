@@ -29,7 +29,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(spec: SpecPath, overrides: Overrides = None) -> None:
-    """Run a job and follow it to its end. Ctrl-C stops it with its state saved."""
+    """Run a job and follow it to its end.
+
+    Ctrl-C stops it with its state saved. Started by mpirun or srun, the processes that these made are the ranks.
+    """
     from ptycho.jobs.spec import load_spec
 
     _run(lambda: load_spec(spec, overrides or ()), overrides or [])
@@ -43,7 +46,10 @@ def reconstruct(
     ],
     overrides: Overrides = None,
 ) -> None:
-    """Apply a trained model to a scan, then refine: a run without training."""
+    """Apply a trained model to a scan.
+
+    A run without training; --set refine.engine=none keeps the network's image as it is.
+    """
     from ptycho.jobs.spec import parse_spec
 
     bundle = model / "model" if (model / "model").is_dir() else model
@@ -60,7 +66,10 @@ def _quoted(path: Path) -> str:
 
 
 def submit(spec: SpecPath, overrides: Overrides = None) -> None:
-    """Start a job and return at once: as processes of their own, or through Slurm."""
+    """Start a job and return at once.
+
+    As processes of their own on this machine, or through Slurm, as resources.executor says.
+    """
     from ptycho.jobs.launcher import start
     from ptycho.jobs.new_run import new_run
     from ptycho.jobs.spec import load_spec
@@ -76,7 +85,10 @@ def submit(spec: SpecPath, overrides: Overrides = None) -> None:
 
 
 def resume(path: RunPath = None) -> None:
-    """Go on with a run that failed, was stopped or was killed, at the stage and epoch where it was."""
+    """Go on with an interrupted run.
+
+    It failed, was stopped or was killed; it goes on at the stage and epoch whose state was saved last.
+    """
     from ptycho.jobs import lock
     from ptycho.jobs.launcher import settle
     from ptycho.jobs.resolved_job import ResolvedJob
@@ -88,8 +100,9 @@ def resume(path: RunPath = None) -> None:
     if ranks is None and lock.owner(folder) is None:
         settle(folder)
     if folder.read_state()["status"] == "finished":
-        say(f"{folder.path} is finished already.")
-        next_step(f"ptycho status {folder.path}")
+        if ranks is None or ranks.rank == 0:
+            say(f"{folder.path} is finished already.")
+            next_step(f"ptycho status {folder.path}")
         return
     _follow(folder, job, ranks)
 
@@ -101,10 +114,10 @@ def _run(load: Callable[[], JobSpec], overrides: list[str]) -> None:
     if ranks is None or ranks.rank == 0:
         try:
             made = _new_folder(load, overrides, ranks)
-        except PtychoError as error:
-            if ranks is None:
-                raise
-            ranks.broadcast(("refused", str(error), error.exit_code))
+        except Exception as error:
+            if ranks is not None:
+                # The other ranks wait for rank 0's word, whatever went wrong here.
+                ranks.broadcast(("refused", str(error), error.exit_code if isinstance(error, PtychoError) else 1))
             raise
     if ranks is not None:
         made = ranks.broadcast(made)
@@ -151,7 +164,8 @@ def _follow(folder: RunFolder, job: ResolvedJob, ranks: Ranks | None) -> None:
         start_here(folder, ranks)
         return
     if ranks is not None or job.resources.executor == "here":
-        with following(folder):
+        # mpirun pretends to be a terminal, but collects output line by line.
+        with following(folder, plain=ranks is not None):
             start_here(folder, ranks)
         _tell_result(folder)
         return

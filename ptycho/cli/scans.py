@@ -30,7 +30,10 @@ def add_to(app: typer.Typer) -> None:
 
 
 def simulate(output: Path, force: bool, options: dict[str, Any]) -> None:
-    """Make a scan with known truth: an object, a probe, a scan path, photon noise."""
+    """Make a scan with known truth.
+
+    An object, a probe, a scan path and photon noise, written in our HDF5 layout.
+    """
     from ptycho.config.simulate import SimulateConfig
     from ptycho.data.formats.hdf5 import write_scan
 
@@ -69,7 +72,7 @@ def convert(
     distance_m: Annotated[float | None, typer.Option(help="Sample to detector, instead of the file's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUTPUT when it exists.")] = False,
 ) -> None:
-    """Write a scan of any known format in our HDF5 layout."""
+    """Write a scan in our HDF5 layout."""
     from ptycho.data.formats import ReadOverrides, open_scan
     from ptycho.data.formats.hdf5 import write_scan
     from ptycho.data.preparation import prepare
@@ -106,7 +109,10 @@ def inspect(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a scan file holds and what its reader assumed."""
+    """Show what a scan file holds.
+
+    Also what its reader had to assume: read it before believing an image.
+    """
     from ptycho.data.formats import open_scan
 
     scan = open_scan(source)

@@ -8,7 +8,7 @@ from dataclasses import fields
 from enum import Enum
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Optional, get_args, get_origin, get_type_hints
 
 import typer
 
@@ -47,7 +47,7 @@ def _option_type(name: str, hint: Any) -> Any:
     if get_origin(hint) is UnionType:
         (hint,) = [part for part in get_args(hint) if part is not type(None)]
     if get_origin(hint) is Literal:
-        return Enum(name, {choice: choice for choice in get_args(hint)}) | None
+        return Optional[Enum(name, {choice: choice for choice in get_args(hint)})]  # noqa: UP045  # built at run time
     if get_origin(hint) is tuple:
         return list[float] | None
     return hint | None

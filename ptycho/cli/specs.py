@@ -59,7 +59,7 @@ def add_to(app: typer.Typer) -> None:
 
 def init(
     scan: Annotated[
-        Path | None, typer.Argument(metavar="[SCAN]", help="The scan file the job is for.", show_default=False)
+        Path | None, typer.Argument(metavar="SCAN", help="The scan file the job is for.", show_default=False)
     ] = None,
     spec: Annotated[
         Path | None,
@@ -85,7 +85,7 @@ def init(
         raise RequestError(f"{target} exists already. Choose another name: ptycho init {scan} --output OTHER.toml")
     text = _starter(opened, scan, target, engine)
     parse_spec(text, path=target.resolve())
-    from ptycho.jobs.whole_file import write_text
+    from ptycho.jobs.json_file import write_text
 
     write_text(target, text)
     say(f"Wrote {target} for {opened.n_positions} frames of {opened.patch_size} × {opened.patch_size}.")
@@ -113,7 +113,10 @@ def check(
     everything: Annotated[bool, typer.Option("--all", help="Show the values that are defaults too.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check a job spec and its scan, and show every value with its source; nothing is started."""
+    """Check a job spec and its scan.
+
+    Shows every value with its source, and starts nothing.
+    """
     from ptycho.jobs.resolve import resolve
     from ptycho.jobs.spec import load_spec
 

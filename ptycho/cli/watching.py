@@ -34,7 +34,10 @@ def _folder(path: Path | None) -> RunFolder:
 
 
 def status(path: RunPath = None, as_json: AsJson = False) -> None:
-    """Show how far a run is. Exits with 0 finished, 1 failed, 3 not finished yet, 130 cancelled."""
+    """Show how far a run is.
+
+    Exits with 0 finished, 1 failed, 3 not finished yet, 130 cancelled.
+    """
     from ptycho.jobs.status import read_status
 
     found = read_status(_folder(path))
@@ -106,7 +109,7 @@ def cancel(
     path: RunPath = None,
     now: Annotated[bool, typer.Option("--now", help="End it at once, without saving what was done since.")] = False,
 ) -> None:
-    """Stop a run; its state is saved, so that it can be resumed."""
+    """Stop a run, with its state saved."""
     from ptycho.jobs import lock
     from ptycho.jobs.launcher import kill_ranks, settle, stop_and_wait
 

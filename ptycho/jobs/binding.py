@@ -44,13 +44,17 @@ class Table:
     """One table of the spec.
 
     config: the dataclass that says which keys there are and what their defaults are
+    about:  one sentence for documents and editors
+    texts:  key → what it means in a job, where that differs from what the dataclass says of itself
     check:  raises ValueError when the values given for some keys are not allowed; None where types say it all
     """
 
     name: str
     config: type[Any]
+    about: str
     without: frozenset[str] = frozenset()
     extra: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    texts: Mapping[str, str] = dataclasses.field(default_factory=dict)
     check: Callable[[Mapping[str, Any]], object] | None = None
 
     @property
@@ -73,17 +77,12 @@ class Table:
 
     def model(self) -> type[BaseModel]:
         """The pydantic model that knows which keys were written."""
-        texts = descriptions(self.config)
+        texts = descriptions(self.config) | dict(self.texts)
         fields: dict[str, Any] = {
             name: (self.hints[name], Field(default, description=texts[name]) if texts.get(name) else default)
             for name, default in self.defaults.items()
         }
-        return create_model(self.name, __config__=_STRICT, __doc__=summary(self.config), **fields)
-
-
-def summary(thing: object) -> str:
-    """The first line of a docstring."""
-    return (thing.__doc__ or "").strip().partition("\n")[0]
+        return create_model(self.name, __config__=_STRICT, __doc__=self.about, **fields)
 
 
 def descriptions(config: type[Any]) -> dict[str, str]:
@@ -103,26 +102,50 @@ def descriptions(config: type[Any]) -> dict[str, str]:
     return found | {f.name: str(f.metadata["help"]) for f in dataclasses.fields(config) if "help" in f.metadata}
 
 
-def _check_model(values: Mapping[str, Any]) -> object:
-    return validate_model_config(ModelConfig(**values))
+def _check_model(values: Mapping[str, Any]) -> None:
+    validate_model_config(ModelConfig(**values))
 
 
-def _check_training(values: Mapping[str, Any]) -> object:
-    return validate_training_config(TrainingConfig(**{"model": ModelConfig(), **values}))
+def _check_training(values: Mapping[str, Any]) -> None:
+    validate_training_config(TrainingConfig(**{"model": ModelConfig(), **values}))
 
 
 TABLES = {
     table.name: table
     for table in (
-        Table("job", JobTable),
-        Table("data", DataTable),
-        Table("model", ModelConfig, without=NOT_IN_MODEL, extra={"bundle": _BUNDLE}, check=_check_model),
-        Table("training", TrainingConfig, without=NOT_IN_TRAINING, check=_check_training),
-        Table("refine", RefineConfig, check=lambda values: RefineConfig(**values)),
-        Table("execution", PyTorchExecutionConfig, check=lambda values: PyTorchExecutionConfig(**values)),
-        Table("resources", ResourcesTable),
-        Table("container", ContainerTable),
-        Table("output", OutputTable),
+        Table("job", JobTable, "What to do."),
+        Table("data", DataTable, "What to reconstruct."),
+        Table(
+            "model",
+            ModelConfig,
+            "The network.",
+            without=NOT_IN_MODEL,
+            extra={"bundle": _BUNDLE},
+            check=_check_model,
+        ),
+        Table(
+            "training",
+            TrainingConfig,
+            "How the network is trained.",
+            without=NOT_IN_TRAINING,
+            texts={"n_groups": "Groups drawn from the scan; unset: one for each scan position."},
+            check=_check_training,
+        ),
+        Table(
+            "refine",
+            RefineConfig,
+            "How an iterative engine improves object and probe.",
+            check=lambda values: RefineConfig(**values),
+        ),
+        Table(
+            "execution",
+            PyTorchExecutionConfig,
+            "How the computation runs on a machine.",
+            check=lambda values: PyTorchExecutionConfig(**values),
+        ),
+        Table("resources", ResourcesTable, "Where to run, and with how much."),
+        Table("container", ContainerTable, "The container in which the ranks run."),
+        Table("output", OutputTable, "Where results go."),
     )
 }
 
@@ -133,5 +156,5 @@ def spec_model() -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, table in TABLES.items():
         model = table.model()
-        fields[name] = (model, Field(default_factory=model, description=summary(table.config)))
+        fields[name] = (model, Field(default_factory=model, description=table.about))
     return create_model("JobSpec", __config__=_STRICT, **fields)

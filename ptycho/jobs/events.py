@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ptycho.errors import WorkError
+from ptycho.jobs.json_file import write_text
 from ptycho.jobs.run_folder import RunFolder, now
-from ptycho.jobs.whole_file import write_problem, write_text
+from ptycho.whole_file import write_problem
 
 log = logging.getLogger(__name__)
 

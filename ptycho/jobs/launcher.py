@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho.errors import PackageError, WorkError
 from ptycho.jobs import lock
+from ptycho.jobs.json_file import read_json, write_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.rank_environment import local_variables, variables_set
 from ptycho.jobs.ranks_record import first_cause, read_records
 from ptycho.jobs.resolved_job import ResolvedJob
 from ptycho.jobs.run_folder import RunFolder, now
 from ptycho.jobs.runner import JobRunner
-from ptycho.jobs.whole_file import read_json, write_json
 from ptycho.parallel import Ranks, SerialRanks
 
 if TYPE_CHECKING:

@@ -7,10 +7,11 @@ import time
 from dataclasses import asdict
 
 from ptycho.errors import RequestError, WorkError
+from ptycho.jobs.json_file import read_json, write_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.ranks_record import read_records
 from ptycho.jobs.run_folder import RunFolder
-from ptycho.jobs.whole_file import read_json, write_json, write_problem
+from ptycho.whole_file import write_problem
 
 # A run touches its lock this often, so that another host can tell a living run from a dead one ...
 HEARTBEAT_S = 5.0
@@ -20,6 +21,7 @@ STALE_AFTER_S = 120.0
 
 def acquire(folder: RunFolder) -> None:
     """Take the lock for this process. Raises RequestError, naming the owner, while another execution lives."""
+    _refuse_if_in_use(folder)
     mine = folder.path / f".lock-{os.getpid()}"
     write_json(mine, asdict(Process.current()))
     try:
@@ -38,15 +40,19 @@ def acquire(folder: RunFolder) -> None:
         mine.unlink(missing_ok=True)
 
 
-def _refuse_or_clear(folder: RunFolder) -> None:
-    """Refuse while the lock's owner lives; otherwise move the dead one's lock away."""
-    stale = _lock_text(folder)
+def _refuse_if_in_use(folder: RunFolder) -> None:
     living = owner(folder)
     if living is not None and living != Process.current():
         raise RequestError(
             f"{folder.path} is in use by process {living.pid} on {living.host}."
             f" See what it does: ptycho status {folder.path}; stop it: ptycho cancel {folder.path}"
         )
+
+
+def _refuse_or_clear(folder: RunFolder) -> None:
+    """Refuse while the lock's owner lives; otherwise move the dead one's lock away."""
+    stale = _lock_text(folder)
+    _refuse_if_in_use(folder)
     aside = folder.path / f".lock-stale-{os.getpid()}"
     try:
         folder.lock_path.rename(aside)

@@ -35,6 +35,8 @@ def closest(word: str, known: Iterable[str]) -> str | None:
 
 def shown(value: object) -> str:
     """A value as TOML writes it."""
+    if isinstance(value, float) and abs(value) >= 1e6:
+        return f"{value:g}"
     try:
         return json.dumps(value, ensure_ascii=False)
     except TypeError:

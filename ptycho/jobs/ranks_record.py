@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from ptycho.errors import RequestError
+from ptycho.jobs.json_file import read_json, write_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.run_folder import RunFolder
-from ptycho.jobs.whole_file import read_json, write_json
 
 RUNNING, FINISHED, FAILED, CANCELLED, FOLLOWED = "running", "finished", "failed", "cancelled", "followed"
 
@@ -65,6 +65,10 @@ def first_cause(records: Sequence[RankRecord]) -> str | None:
 
     A rank that vanished comes before ranks that report errors: theirs are usually the broken connection to it.
     """
+    if len(records) > 1 and all(record.vanished for record in records):
+        return (
+            f"All {len(records)} ranks ended without a word: they were killed from outside, or the machine went down."
+        )
     for record in records:
         if record.vanished:
             return (

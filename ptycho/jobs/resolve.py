@@ -42,7 +42,7 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     resources, resource_sources = _resources(spec, launched_ranks)
     execution = _execution(spec, resources)
     if spec.job.engine == NETWORK:
-        training, trail = _network_training(spec, data, scan, bundle, execution)
+        training, execution, trail = _network_training(spec, data, scan, bundle, execution)
     else:
         training, trail = _plain_training(spec, data, scan), {}
     job = ResolvedJob(
@@ -118,7 +118,7 @@ def _resources(spec: JobSpec, launched_ranks: int | None) -> tuple[Resources, di
     if ranks is None:
         ranks = max(1, gpus) if table.executor != "here" else 1
         sources["resources.ranks_per_node"] = "execution"
-    own = {"ranks_per_node": ranks, "gpus_per_node": gpus}
+    own: dict[str, Any] = {"ranks_per_node": ranks, "gpus_per_node": gpus}
     if launched_ranks is not None:
         own |= {"executor": "here", "nodes": 1, "ranks_per_node": launched_ranks}
         sources |= dict.fromkeys(("resources.executor", "resources.nodes", "resources.ranks_per_node"), "execution")
@@ -172,7 +172,7 @@ def _with_groups(training: Mapping[str, Any], scan: Scan) -> dict[str, Any]:
 
 def _network_training(
     spec: JobSpec, data: JobData, scan: Scan, bundle: Path | None, execution: PyTorchExecutionConfig
-) -> tuple[TrainingConfig, dict[str, Any]]:
+) -> tuple[TrainingConfig, PyTorchExecutionConfig, dict[str, Any]]:
     try:
         factory = import_module(FACTORY_MODULE)
     except (ImportError, RuntimeError) as error:
@@ -191,7 +191,7 @@ def _network_training(
     trail = dict(payload.overrides_applied)
     if bundle is not None:
         training, trail = _with_bundle_model(factory, spec, data, bundle, training, trail)
-    return training, trail
+    return training, payload.execution_config, trail
 
 
 def _with_bundle_model(

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from ptycho.errors import NotReadyError, RequestError, WorkError
-from ptycho.jobs.whole_file import as_request_error, read_json, write_json, write_problem, write_text
+from ptycho.jobs.json_file import read_json, write_json, write_text
+from ptycho.whole_file import write_problem
 
 FORMAT = 1
 
@@ -51,7 +52,7 @@ class RunFolder:
                 (draft / subfolder).mkdir()
             return cls(_settle(draft, parent, f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
         except WorkError as error:
-            raise as_request_error(error) from error
+            raise RequestError(str(error)) from error
         except OSError as error:
             raise RequestError(write_problem(parent, error)) from error
         finally:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ptycho.data.scan import Scan
 from ptycho.errors import CancelledError, PackageError, PtychoError
 from ptycho.jobs.events import Reporter
+from ptycho.jobs.json_file import read_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.rank_environment import peak_memory_mb, set_submitit_variables
 from ptycho.jobs.ranks_record import CANCELLED, FAILED, FINISHED, FOLLOWED, RankRecord
@@ -23,7 +24,6 @@ from ptycho.jobs.run_folder import RunFolder, now, seconds_between
 from ptycho.jobs.run_log import log_to
 from ptycho.jobs.stopping import StopFlag, agreed, signals_set
 from ptycho.jobs.watch import RunWatch
-from ptycho.jobs.whole_file import read_json
 from ptycho.parallel import Ranks, find_ranks
 
 if TYPE_CHECKING:
@@ -127,6 +127,7 @@ class _Rank:
         for name in job.stages:
             if state["stages"].get(name, {}).get("status") != "done":
                 self._stage(name, context, state)
+        ranks.close()
         self._write_state({**state, "status": "finished", "stage": None})
         self.report.finished(**state.get("result", {}))
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
 
+from ptycho.config.config import ModelConfig, TrainingConfig, validate_training_config
 from ptycho.errors import DataError, RequestError, SpecError
 from ptycho.jobs.binding import TABLES, spec_model
 from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, job_engines
@@ -90,10 +91,12 @@ def parse_spec(text: str, *, path: Path | None = None, overrides: Sequence[str] 
         if values[table].get(key) is not None:
             start = Path.cwd() if (table, key) in overridden else base
             values[table][key] = str(start / Path(values[table][key]).expanduser())
-    for name, table in TABLES.items():
-        if table.check:
-            own = {key: value for key, value in values[name].items() if key not in table.extra}
-            problems += value_problems(name, own, table.check)
+    for name, row in TABLES.items():
+        if row.check:
+            own = {key: value for key, value in values[name].items() if key not in row.extra}
+            problems += value_problems(name, own, row.check)
+    if not problems:
+        problems = _network_problems(values)
     problems += _joint_problems(values, named=[problem.partition(" ")[0].rstrip(":") for problem in problems])
     if problems:
         raise SpecError(problems)
@@ -166,11 +169,11 @@ def _validate(content: dict[str, Any], given: Sequence[tuple[str, str, str]]) ->
             content[table][key] = value
     details = _faults(content)
     for detail in details:
-        table, *keys = detail["loc"]
-        if keys and isinstance(content.get(table), dict):
-            content[table].pop(keys[0], None)
+        home, *keys = (str(part) for part in detail["loc"])
+        if keys and isinstance(content.get(home), dict):
+            content[home].pop(keys[0], None)
         else:
-            content.pop(table, None)
+            content.pop(home, None)
     return spec_model().model_validate_json(_as_json(content)), type_problems(details, KEYS)
 
 
@@ -204,7 +207,7 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
     elif engine not in job_engines():
         near = closest(engine, job_engines())
         hint = f' Did you mean "{near}"?' if near else ""
-        problems.append(f"job.engine = {shown(engine)}: must be {_engines()}.{hint}")
+        problems.append(f"job.engine = {shown(engine)}: must be one of {_engines()}.{hint}")
     elif engine != NETWORK:
         if refine not in (None, engine):
             problems.append(
@@ -225,6 +228,16 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
     if scan is not None and scans is not None:
         problems.append("data.scan and data.scans: only one of them may be given.")
     return problems
+
+
+def _network_problems(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """What the model and its training say about one another, such as too few neighbours for a group."""
+    model = {key: value for key, value in values["model"].items() if key != "bundle"}
+    try:
+        validate_training_config(TrainingConfig(**{"model": ModelConfig(**model), **values["training"]}))
+    except ValueError as error:
+        return [f"training.{error}"]
+    return []
 
 
 def _engines() -> str:

@@ -21,7 +21,7 @@ class RunStatus:
     """What `ptycho status` shows; the keys of its JSON.
 
     status: created, starting, running, finished, failed, cancelled, or died (its processes are gone without a word)
-    stages: stage → "done" or "running"; stages not listed wait
+    stages: stage → "done", "running" or, when the run stands still, "unfinished"; stages not listed wait
     """
 
     folder: str
@@ -63,16 +63,20 @@ def read_status(folder: RunFolder) -> RunStatus:
         folder=str(folder.path),
         status=status,
         stage=stage,
-        stages={name: entry["status"] for name, entry in state["stages"].items()},
+        stages={name: _stage_status(entry["status"], status) for name, entry in state["stages"].items()},
         n_ranks=state.get("n_ranks"),
         executor=launch.executor if launch else None,
         job_id=launch.job_id or None if launch else None,
-        attempts=state["attempts"],
+        attempts=max(state["attempts"], launch.attempt if launch else 0),
         error=error,
         result=state.get("result", {}),
         next_step=_next_step(folder, status),
         **_progress(folder, stage, is_going=status in (STARTING, RUNNING)),
     )
+
+
+def _stage_status(stage: str, run: str) -> str:
+    return "unfinished" if stage == "running" and run not in (STARTING, RUNNING) else stage
 
 
 def _may_be_alive(folder: RunFolder, launch: Launch | None) -> bool:
