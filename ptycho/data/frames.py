@@ -179,6 +179,15 @@ def check_frames(scan: Scan) -> FrameSummary:
     return FrameSummary(n_frames=n, largest=largest, whole=whole, mean_photons=total / n, n_empty=n_empty)
 
 
+def saturated_pixels(frames: Frames, limit: float) -> NDArray[np.bool_]:
+    """Pixels (y, x) that reach `limit` counts in any frame; reads every frame once."""
+    found = np.zeros(frames.shape[1:], dtype=bool)
+    for indices in blocks(frames):
+        counts: NDArray[Any] = frames.read(indices)
+        found |= (counts >= limit).any(axis=0)
+    return found
+
+
 def sample_indices(n: int, count: int = 16) -> NDArray[np.int64]:
     """At most `count` frame indices spread evenly over the scan, the first and the last among them."""
     return np.unique(np.linspace(0, n - 1, min(n, count)).round().astype(np.int64))

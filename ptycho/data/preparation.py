@@ -46,11 +46,9 @@ def masked(scan: Scan, good: NDArray[np.bool_]) -> Scan:
     both = good if scan.mask is None else good & scan.mask
     if not both.any():
         raise DataError(f"{scan.path or scan.name}: every pixel is masked; True or 1 must mark the good pixels.")
-    frames, source = scan.frames, str(scan.path or scan.name)
-    if isinstance(frames, CheckedFrames):
-        # What lies under the new mask is not looked at: repairing a file by masking its bad pixels must work.
-        frames, source = frames.frames, frames.source
-    return replace(scan, frames=CheckedFrames(frames, source, both), mask=both)
+    # What lies under the new mask is not looked at: repairing a file by masking its bad pixels must work.
+    stored = scan.frames.frames if isinstance(scan.frames, CheckedFrames) else scan.frames
+    return replace(scan, frames=CheckedFrames(stored, str(scan.path or scan.name), both), mask=both)
 
 
 def crop(scan: Scan, crop_px: int) -> Scan:
