@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
-from ptycho.data.formats.contents import look_into
+from ptycho.data.formats.contents import Contents, look_into
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
@@ -46,7 +47,16 @@ def open_scan(path: Path, overrides: ReadOverrides | None = None) -> Scan:
     for row in FORMATS:
         module = import_module(row.module)
         if module.matches(contents):
-            scan: Scan = module.read(contents, overrides or ReadOverrides())
-            return scan
+            return _read(module, contents, overrides or ReadOverrides())
     known = "; ".join(f"{row.name} ({row.recognised})" for row in FORMATS)
     raise DataError(f"{path}: no known scan format. It contains: {contents.listing}. Known formats: {known}.")
+
+
+def _read(module: ModuleType, contents: Contents, overrides: ReadOverrides) -> Scan:
+    try:
+        scan: Scan = module.read(contents, overrides)
+    except DataError as error:
+        if str(contents.path) in str(error):
+            raise
+        raise DataError(f"{contents.path}: {error}") from error
+    return scan

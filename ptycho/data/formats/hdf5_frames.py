@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -46,8 +47,8 @@ class HDF5Frames:
         """Stored values (len(indices), y, x) in the order asked for. Raises DataError naming the frames."""
         wanted, inverse = np.unique(indices, return_inverse=True)
         ascending = np.empty((len(wanted), *self.shape[1:]), dtype=self.dtype)
-        starts = np.flatnonzero(np.diff(wanted, prepend=-2) != 1)
-        for first, last in zip(starts, [*starts[1:], len(wanted)], strict=True):
+        edges = np.flatnonzero(np.diff(wanted, prepend=-2, append=-2) != 1)
+        for first, last in pairwise(edges):
             self._read_run(int(wanted[first]), ascending[first:last])
         return ascending if np.array_equal(wanted, indices) else ascending[inverse]
 
