@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 import numpy as np
 import torch
 
 from ptycho.data.image import ObjectImage, write_image
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 from ptycho.jobs.runner import StageContext
+from ptycho.parallel import Ranks
 from ptycho_torch.device import rank_device
 from ptycho_torch.phase_sync import neighbours_of, synchronise_phases
 from ptycho_torch.stages.refinement import owned_frames
 from ptycho_torch.stitching import Canvas
+
+if TYPE_CHECKING:
+    from ptycho_torch.pinn.trained import TrainedModel
 
 
 def train(context: StageContext) -> None:
@@ -40,32 +48,62 @@ def train(context: StageContext) -> None:
 
 
 def reconstruct(context: StageContext) -> None:
-    """Apply the trained network to every frame, synchronise the patches' phases, stitch, and write network.h5.
+    """Apply the trained network to every frame, synchronise the patches' phases, stitch, and write network.h5."""
+    from ptycho_torch.pinn.bundle import load_bundle
+
+    job, ranks = context.job, context.ranks
+    model = load_bundle(job.bundle or context.folder.model)
+    if job.bundle is not None and context.scan.probe is not None:
+        # A model applied to another scan sees that scan's own illumination.
+        model = model.with_probe(context.scan.probe, context.scan.mask)
+    image = stitch_scan(
+        model,
+        context.scan,
+        ranks,
+        rank_device(str(job.execution.accelerator)),
+        batch_size=job.execution.inference_batch_size,
+        on_progress=lambda done, total: context.report.progress("reconstruct", done, total),
+        on_message=context.report.message,
+    )
+    if ranks.rank == 0:
+        write_image(image, context.folder.network_path)
+    ranks.barrier()
+
+
+def stitch_scan(
+    model: TrainedModel,
+    scan: Scan,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    batch_size: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_message: Callable[[str], None] = lambda text: None,
+) -> ObjectImage:
+    """The object that a network sees in a scan, on every rank. Every rank must call it.
 
     Each rank infers the frames that it owns and the neighbours that overlap them; only canvases travel.
     """
-    from ptycho_torch.pinn.bundle import load_bundle
     from ptycho_torch.pinn.inference import infer_patches, mean_photons
 
-    job, scan, ranks = context.job, context.scan, context.ranks
-    device = rank_device(job.execution.accelerator)
-    model = load_bundle(job.bundle or context.folder.model)
     owned = owned_frames(scan, ranks)
     halo = neighbours_of(owned, scan.positions_px, model.window)
     indices = np.concatenate([owned, halo])
     patches = torch.empty(len(indices), model.window, model.window, dtype=torch.complex64)
     residual = np.zeros(len(indices), np.float32)
     weight = torch.zeros(model.window, model.window)
-    row = {int(index): number for number, index in enumerate(indices)}
     photons = mean_photons(scan, owned, ranks)
-    inferred = infer_patches(
-        model, scan, indices, batch_size=job.execution.inference_batch_size, device=device, photons=photons
-    )
-    for done in inferred:
-        rows = [row[int(index)] for index in done.indices]
-        patches[rows], residual[rows], weight = done.patches.cpu(), done.residual, done.weight.cpu()
-        context.report.progress("reconstruct", max(rows) + 1, len(indices))
+    done = 0
+    for batch in infer_patches(model, scan, indices, batch_size=batch_size, device=device, photons=photons):
+        rows = slice(done, done + len(batch.indices))
+        patches[rows], residual[rows], weight = batch.patches.cpu(), batch.residual, batch.weight.cpu()
+        done = rows.stop
+        on_progress(done, len(indices))
     sync = synchronise_phases(patches, scan.positions_px, weight, indices=indices, owned=owned, ranks=ranks)
+    if sync.n_components > 1:
+        on_message(
+            f"The scan falls into {sync.n_components} pieces without overlap; the phase between them stays unknown."
+        )
     canvas = Canvas(scan.grid, model.window, device)
     phasors = torch.from_numpy(sync.phasors[owned])
     canvas.add(patches[: len(owned)], scan.positions_px[owned], weight, phasors)
@@ -74,18 +112,9 @@ def reconstruct(context: StageContext) -> None:
     frame_residual = np.zeros(scan.n_positions, np.float32)
     frame_residual[owned] = residual[: len(owned)]
     ranks.all_sum(frame_residual)
-    if sync.n_components > 1:
-        context.report.message(
-            f"The scan falls into {sync.n_components} pieces without overlap; the phase between them stays unknown."
-        )
-    if ranks.rank == 0:
-        write_image(
-            ObjectImage(
-                object=image.cpu().numpy(),
-                coverage=coverage.cpu().numpy(),
-                grid=scan.grid,
-                per_frame={"confidence": sync.confidence, "residual": frame_residual},
-            ),
-            context.folder.network_path,
-        )
-    ranks.barrier()
+    return ObjectImage(
+        object=image.cpu().numpy(),
+        coverage=coverage.cpu().numpy(),
+        grid=scan.grid,
+        per_frame={"confidence": sync.confidence, "residual": frame_residual},
+    )
