@@ -1,0 +1,1 @@
+"""Iterative engines: siblings behind one interface."""
