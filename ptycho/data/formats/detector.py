@@ -21,10 +21,12 @@ RECOGNISABLE_COUNT = 4e5
 BRIGHT_COUNTS = 30.0
 
 
-def sample_frames(frames: Frames, mask: NDArray[np.bool_] | None = None) -> NDArray[np.float64]:
-    """At most 32 frames spread over the scan, (sample, y, x), bad pixels and values that are not finite as 0."""
+def sample_frames(frames: Frames) -> NDArray[np.float64]:
+    """At most 32 frames spread over the scan, (sample, y, x), values that are not finite as 0."""
+    if frames.shape[0] == 0:
+        raise DataError("the scan has no frames; at least 1 is needed")
     sample = np.asarray(frames.read(sample_indices(frames.shape[0], SAMPLE)), dtype=np.float64)
-    return np.where(np.isfinite(sample) & (True if mask is None else mask), sample, 0.0)
+    return np.where(np.isfinite(sample), sample, 0.0)
 
 
 def light_lies(pattern: NDArray[np.float64]) -> Literal["centre", "corner"] | None:
@@ -65,9 +67,7 @@ def dead_pixels(frames: Frames) -> NDArray[np.bool_]:
     return np.asarray((total == 0) & (np.median(neighbours, axis=0) >= BRIGHT_COUNTS))
 
 
-def as_counts(
-    frames: Frames, source: str, overrides: ReadOverrides, photons: float | None, mask: NDArray[np.bool_] | None = None
-) -> tuple[Frames, str]:
+def as_counts(frames: Frames, source: str, overrides: ReadOverrides, photons: float | None) -> tuple[Frames, str]:
     """Frames of counts, with the sentence that says what was stored and how that was known.
 
     photons: mean counts of one frame where the file records them
@@ -81,7 +81,7 @@ def as_counts(
         return frames, f"Frames are counts: they are stored as {frames.dtype}."
     if stated == "counts":
         return frames, "Frames are counts, as stated."
-    sample = sample_frames(frames, mask)
+    sample = sample_frames(frames)
     if stated is None and _whole(sample):
         return frames, f"Frames are counts: the values are whole numbers, stored as {frames.dtype}."
     squares = np.square(sample)

@@ -35,12 +35,12 @@ def read(contents: Contents, overrides: ReadOverrides) -> Scan:
     notes: list[str] = []
     positions = _positions(contents, archive, notes)
     stored = _frames(contents, archive, len(positions), notes)
-    mask = _mask(archive)
+    mask = _mask(archive, stored.shape[1:])
     source = str(contents.path)
     centred, note = centre_frames(stored, source, "centre", overrides)
     notes.append(note)
     facts = _Facts.of(archive)
-    counts, note = as_counts(CheckedFrames(centred, source, mask), source, overrides, facts.photons, mask)
+    counts, note = as_counts(CheckedFrames(centred, source, mask), source, overrides, facts.photons)
     notes.append(note)
     positions += _half_pixel(archive, stored, notes)
     start = _image(archive, "objectGuess")
@@ -164,9 +164,14 @@ def _half_pixel(archive: NpzArchive, frames: NpzFrames, notes: list[str]) -> flo
     return shift
 
 
-def _mask(archive: NpzArchive) -> NDArray[np.bool_] | None:
+def _mask(archive: NpzArchive, shape: tuple[int, ...]) -> NDArray[np.bool_] | None:
     if "bad_pixels" not in archive.headers:
         return None
+    found = archive.headers["bad_pixels"].shape
+    if found != shape:
+        raise DataError(
+            f"{archive.path}: bad_pixels has shape {found} but the frames have {shape}; they must be equal."
+        )
     return ~archive.load("bad_pixels").astype(bool)
 
 

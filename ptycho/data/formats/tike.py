@@ -33,7 +33,7 @@ def read(contents: Contents, overrides: ReadOverrides) -> Scan:
         raise DataError(f"{source}: data has shape {shape}; it must be real numbers with axes (position, y, x).")
     frames, where = centre_frames(NpzFrames(archive, "data"), source, "corner", overrides)
     mask, dead = _good_pixels(frames)
-    counts, what = as_counts(CheckedFrames(frames, source, mask), source, overrides, None, mask)
+    counts, what = as_counts(CheckedFrames(frames, source, mask), source, overrides, None)
     size = shape[-1]
     notes = [
         where,
