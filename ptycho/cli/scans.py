@@ -70,12 +70,18 @@ def convert(
         float | None, typer.Option("--energy-eV", help="Photon energy, instead of the file's.")
     ] = None,
     distance_m: Annotated[float | None, typer.Option(help="Sample to detector, instead of the file's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="The scan's name, instead of the file's.", show_default=False)
+    ] = None,
+    note: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=TEXT", help="A fact to keep with the data, say licence=…", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUTPUT when it exists.")] = False,
 ) -> None:
     """Write a scan in our HDF5 layout."""
-    from ptycho.data.formats import ReadOverrides, open_scan
-    from ptycho.data.formats.hdf5 import write_scan
-    from ptycho.data.preparation import prepare
+    from ptycho.data.convert import convert_scan
+    from ptycho.data.formats import ReadOverrides
 
     _refuse_existing(output, force)
     said = ReadOverrides(
@@ -85,12 +91,23 @@ def convert(
         energy_eV=energy_ev,
         distance_m=distance_m,
     )
-    scan = prepare(open_scan(source, said), crop_px=crop_px, mask_path=mask)
-    write_scan(scan, output)
+    scan = convert_scan(
+        source, output, overrides=said, crop_px=crop_px, mask_path=mask, name=name, notes=_notes(note or [])
+    ).scan
     say(f"Wrote {output}: {scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {source}.")
     for assumption in scan.assumptions:
         say(f"Assumed: {assumption}")
     next_step(f"ptycho inspect {output}, or ptycho init {output}")
+
+
+def _notes(texts: list[str]) -> dict[str, object]:
+    notes: dict[str, object] = {}
+    for text in texts:
+        key, equals, value = text.partition("=")
+        if not key or not equals:
+            raise RequestError(f'--note "{text}": must be KEY=TEXT, say licence="CC BY 4.0".')
+        notes[key] = value
+    return notes
 
 
 def _refuse_existing(output: Path, force: bool) -> None:

@@ -23,6 +23,8 @@ from ptycho.errors import DataError
 
 FORMAT = "ptychopinn-scan"
 VERSION = 1
+# On measured frames of 128² a fifth smaller than bitshuffle with LZ4, and no slower to read.
+COMPRESSION = hdf5plugin.Bitshuffle(nelems=16384, cname="zstd", clevel=3)
 GEOMETRY_SCALARS = ("energy_eV", "distance_m")
 GEOMETRY_PIXELS = ("detector_pixel_m", "object_pixel_m")
 
@@ -87,9 +89,7 @@ def count_type(summary: FrameSummary, stored: np.dtype[np.generic]) -> np.dtype[
 
 def _write_frames(file: NewHDF5, scan: Scan, dtype: np.dtype[Any]) -> None:
     n, height, width = scan.frames.shape
-    dataset = file.create_dataset(
-        "diffraction", (n, height, width), dtype, chunks=(1, height, width), **hdf5plugin.Bitshuffle(cname="lz4")
-    )
+    dataset = file.create_dataset("diffraction", (n, height, width), dtype, chunks=(1, height, width), **COMPRESSION)
     dataset.attrs.update(units="counts", axes="position, y, x", zero_frequency="index N // 2 on both axes")
     for indices in blocks(scan.frames):
         dataset[indices[0] : indices[-1] + 1] = scan.frames.read(indices).astype(dtype)
