@@ -126,8 +126,11 @@ class Follower:
 
 
 @contextmanager
-def following(folder: RunFolder, *, plain: bool) -> Iterator[None]:
-    """While inside, a thread shows what the run in this very process tells."""
+def following(folder: RunFolder, *, plain: bool = False) -> Iterator[None]:
+    """While inside, a thread shows what the run in this very process tells.
+
+    plain: no bars; mpirun pretends to be a terminal, but hands on whole lines
+    """
     follower, done = Follower(folder, plain=plain), threading.Event()
 
     def keep_looking() -> None:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ptycho.cli.arguments import Overrides, RunPath, SpecPath
-from ptycho.cli.console import duration, next_step, say
+from ptycho.cli.console import complain, duration, next_step, say
 from ptycho.errors import CancelledError, PtychoError, RequestError, WorkError
 
 if TYPE_CHECKING:
@@ -18,6 +21,9 @@ if TYPE_CHECKING:
     from ptycho.jobs.run_folder import RunFolder
     from ptycho.jobs.spec import JobSpec
     from ptycho.parallel import Ranks
+
+# Ranks notice the failure of another within a second and give themselves three more.
+_OTHERS_END_WITHIN_S = 8.0
 
 
 def add_to(app: typer.Typer) -> None:
@@ -160,13 +166,15 @@ def _follow(folder: RunFolder, job: ResolvedJob, ranks: Ranks | None) -> None:
     from ptycho.cli.live import Follower, following
     from ptycho.jobs.launcher import start, start_here, wait
 
-    if ranks is not None and ranks.rank > 0:
-        start_here(folder, ranks)
-        return
-    if ranks is not None or job.resources.executor == "here":
-        # mpirun pretends to be a terminal, but collects output line by line.
-        with following(folder, plain=ranks is not None):
+    if ranks is not None:
+        with _ended_for_all(ranks), following(folder, plain=True) if ranks.rank == 0 else nullcontext():
             start_here(folder, ranks)
+        if ranks.rank == 0:
+            _tell_result(folder)
+        return
+    if job.resources.executor == "here":
+        with following(folder):
+            start_here(folder)
         _tell_result(folder)
         return
     submitted = start(folder, job)
@@ -181,6 +189,24 @@ def _follow(folder: RunFolder, job: ResolvedJob, ranks: Ranks | None) -> None:
         follower.close()
     _raise_unless_finished(folder, status)
     _tell_result(folder)
+
+
+@contextmanager
+def _ended_for_all(ranks: Ranks) -> Iterator[None]:
+    """While inside, the failure of this rank ends the others too.
+
+    Left alone, MPI would wait at this process's exit for ranks that wait for it. They look at the run folder and end
+    by themselves; where that is out of reach, this process's hard end makes the launcher end them.
+    """
+    try:
+        yield
+    except CancelledError:
+        raise
+    except Exception as error:  # noqa: BLE001  # the process ends here, whatever went wrong
+        complain(f"Rank {ranks.rank}: {error}")
+        sys.stderr.flush()
+        time.sleep(_OTHERS_END_WITHIN_S)
+        os._exit(error.exit_code if isinstance(error, PtychoError) else 1)
 
 
 def _raise_unless_finished(folder: RunFolder, status: str) -> None:

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -92,7 +93,8 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
         submitit_folder = folder.path / "submitit" / f"{launch.attempt}"
         executor = _slurm(submitit_folder, job) if launch.executor == "slurm" else _local(submitit_folder, job)
         launch.write(folder)
-        with variables_set(_variables(job)), _signals_ignored():
+        controller_log = folder.path / "submitit" / "controller.log"
+        with variables_set(_variables(job)), _signals_ignored(), _streams_redirected(controller_log):
             submitted: submitit.Job[None] = executor.submit(JobRunner(folder.path))
         on_cluster = launch.executor == "slurm"
         process = launch.process if on_cluster else Process.of_pid(int(submitted.job_id))
@@ -143,6 +145,28 @@ def _signals_ignored() -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _streams_redirected(path: Path) -> Iterator[None]:
+    """Start children with no hold on our streams.
+
+    A program that reads the output of `ptycho submit` through a pipe would otherwise wait for the run's end.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = [os.dup(number) for number in range(3)]
+    nowhere, log = os.open(os.devnull, os.O_RDONLY), os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        os.dup2(nowhere, 0)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        yield
+    finally:
+        for number, descriptor in enumerate(saved):
+            os.dup2(descriptor, number)
+        for descriptor in (*saved, nowhere, log):
+            os.close(descriptor)
 
 
 def _python(job: ResolvedJob) -> str | None:

@@ -49,7 +49,7 @@ class Findings:
     network:        the network's own image, before refinement
     region:         (y, x) bool, well lit: where images are shown and scored
     frame_r_factor: (position,); mean_counts, mean_residual: (y, x) of the detector, zero frequency at N // 2
-    flat_r_factor:  R-factor of a constant object under the scan's own probe
+    flat_r_factor:  R-factor of a constant object under the scan's own probe or the final one, whichever is better
     """
 
     image: ObjectImage

@@ -63,8 +63,13 @@ def read_records(folder: RunFolder) -> list[RankRecord]:
 def first_cause(records: Sequence[RankRecord]) -> str | None:
     """One sentence naming the rank and host that failed first, or None when none did.
 
-    A rank that vanished comes before ranks that report errors: theirs are usually the broken connection to it.
+    A rank reports a failure of its own only after it has looked for another's, so a report comes before silence.
     """
+    failed = sorted((record for record in records if record.status == FAILED), key=lambda record: record.time_s)
+    if failed:
+        first = failed[0]
+        stage = f" in stage {first.stage}" if first.stage else ""
+        return f"Rank {first.rank} on {first.process.host} failed{stage}: {first.sentence}"
     if len(records) > 1 and all(record.vanished for record in records):
         return (
             f"All {len(records)} ranks ended without a word: they were killed from outside, or the machine went down."
@@ -75,9 +80,4 @@ def first_cause(records: Sequence[RankRecord]) -> str | None:
                 f"Rank {record.rank} on {record.process.host} (process {record.process.pid}) ended without a word:"
                 " it was killed from outside, or it needed more memory than there was."
             )
-    failed = sorted((record for record in records if record.status == FAILED), key=lambda record: record.time_s)
-    if not failed:
-        return None
-    first = failed[0]
-    stage = f" in stage {first.stage}" if first.stage else ""
-    return f"Rank {first.rank} on {first.process.host} failed{stage}: {first.sentence}"
+    return None

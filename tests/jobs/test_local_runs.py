@@ -56,7 +56,7 @@ def test_two_ranks_work_together_and_the_last_lines_say_where_to_look(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_killed_with_everything_it_started_is_resumed_without_losing_an_epoch(tmp_path):
-    process = start_ptycho("run", write_two_rank_spec(tmp_path, "slow"), cwd=tmp_path)
+    process = start_ptycho("run", write_two_rank_spec(tmp_path, "held"), cwd=tmp_path)
     folder = wait_for_epoch(tmp_path / "runs", 2)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
@@ -95,7 +95,7 @@ def test_when_one_rank_ends_all_end_and_it_is_named(tmp_path, name, sentence):
 
 @pytest.mark.slow
 def test_ctrl_c_saves_the_state_and_exits_with_130(tmp_path):
-    process = start_ptycho("run", write_two_rank_spec(tmp_path, "slow"), cwd=tmp_path)
+    process = start_ptycho("run", write_two_rank_spec(tmp_path, "held"), cwd=tmp_path)
     folder = wait_for_epoch(tmp_path / "runs", 2)
     # As a terminal does: to the command, the controller and the ranks at once.
     os.killpg(process.pid, signal.SIGINT)
@@ -110,7 +110,7 @@ def test_ctrl_c_saves_the_state_and_exits_with_130(tmp_path):
 
 @pytest.mark.slow
 def test_a_submitted_run_is_watched_kept_from_others_cancelled_and_resumed(tmp_path):
-    submitted = ptycho("submit", write_two_rank_spec(tmp_path, "slow"), cwd=tmp_path)
+    submitted = ptycho("submit", write_two_rank_spec(tmp_path, "held"), cwd=tmp_path)
     assert submitted.returncode == 0, submitted.stderr
     folder = wait_for_epoch(tmp_path / "runs", 1)
     assert ptycho("status", cwd=tmp_path).returncode == 3

@@ -33,10 +33,16 @@ def test_the_earliest_failure_is_the_cause():
     assert cause.endswith("failed in stage refine: cannot read frames 3 to 7")
 
 
-def test_a_rank_that_vanished_comes_before_the_errors_of_the_others(gone):
-    cause = first_cause([record(0, FAILED, sentence="connection closed", time_s=1.0), record(1, process=gone)])
+def test_a_rank_that_vanished_is_named_with_what_may_have_happened(gone):
+    cause = first_cause([record(0), record(1, process=gone)])
     assert cause.startswith("Rank 1 on ")
-    assert "without a word" in cause
+    assert "memory" in cause
+
+
+def test_a_rank_that_told_its_failure_is_the_cause_and_not_those_that_were_ended_for_it(gone):
+    cause = first_cause([record(0, process=gone), record(1, FAILED, sentence="the disk is full", time_s=1.0)])
+    assert cause.startswith("Rank 1 on ")
+    assert "the disk is full" in cause
 
 
 def test_ranks_that_followed_another_are_no_cause(gone):

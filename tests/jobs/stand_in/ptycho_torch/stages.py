@@ -52,7 +52,14 @@ def count_epochs(context, stage):
             draft.replace(saved)
         context.report.checkpoint(stage, epoch)
         context.ranks.barrier()
-        time.sleep(0.4 if "slow" in context.job.name else 0.0)
+        hold(context, epoch)
+
+
+def hold(context, epoch):
+    """After epoch 2 of the first attempt, wait to be stopped or killed."""
+    if "held" in context.job.name and epoch == 2 and context.report.attempt == 1:
+        while not context.should_stop():
+            time.sleep(0.02)
 
 
 def misbehave(context, stage, epoch):
