@@ -132,4 +132,8 @@ class Scan:
                 found.append("the probe is all zero or has values that are not finite")
         if self.mask is not None and self.mask.shape != (height, width):
             found.append(f"mask of shape {self.mask.shape} does not fit frames of {height} × {width}")
+        if self.object_start is not None:
+            grid = None if self.object_grid is None else self.object_grid.shape
+            if self.object_start.shape != grid:
+                found.append(f"first guess of the object has shape {self.object_start.shape}, its grid {grid}")
         return found

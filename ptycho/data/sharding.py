@@ -72,14 +72,15 @@ def stratified_batches(
 ) -> list[NDArray[np.int64]]:
     """Batches of scan indices in which the members lie far apart, the same for every number of ranks.
 
-    order: positions along a space-filling curve. The curve is cut into `batch_size` strata; batch k takes the k-th
-    frame of each stratum's own permutation. So every batch is spread evenly over the scan, and every contiguous shard
-    owns nearly the same share of each batch. Batch sizes are equal up to one member for each stratum that has run out.
+    order: positions along a space-filling curve. The curve is cut into at most `batch_size` strata; batch k takes the
+    k-th frame of each stratum's own permutation. So every batch is spread evenly over the scan, and every contiguous
+    shard owns nearly the same share of each batch. There are as few batches as `batch_size` allows, of nearly equal
+    size: a small last batch would move the object as far as a full one, on less evidence.
     """
     indices = np.asarray(order, dtype=np.int64)
     n = len(indices)
-    n_strata = max(1, min(batch_size, n))
-    n_batches = math.ceil(n / n_strata)
+    n_batches = max(1, math.ceil(n / max(1, batch_size)))
+    n_strata = math.ceil(n / n_batches)
     table = np.full((n_strata, n_batches), -1, dtype=np.int64)
     for stratum in range(n_strata):
         start, stop = shard_bounds(n, stratum, n_strata)
@@ -105,7 +106,8 @@ def split_by_region(
         return everything, everything[:0]
     centre = positions_px[rng.integers(n)]
     held = np.argsort(np.abs(positions_px - centre).max(axis=1), kind="stable")[:wanted]
-    distance = np.asarray(cKDTree(positions_px[held]).query(positions_px, p=np.inf)[0])
+    tree = cKDTree(positions_px[held])
+    distance = np.asarray(tree.query(positions_px, p=np.inf, distance_upper_bound=window_px)[0])
     training = np.flatnonzero(distance >= window_px).astype(np.int64)
     if len(training) < n / 2:
         return everything, everything[:0]
