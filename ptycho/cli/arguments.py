@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 SpecPath = Annotated[Path, typer.Argument(metavar="SPEC", help="The job spec, a TOML file.", show_default=False)]
+ScanPath = Annotated[Path, typer.Argument(metavar="SCAN", help="A scan file of any known format.", show_default=False)]
 RunPath = Annotated[
     Path | None,
     typer.Argument(metavar="RUN", help="The run folder; the newest in ./runs when left out.", show_default=False),

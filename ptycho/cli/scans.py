@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptycho.cli.arguments import AsJson
+from ptycho.cli.arguments import AsJson, ScanPath
 from ptycho.cli.console import next_step, say, show_json, show_table
 from ptycho.cli.simulate_options import with_simulate_options
 from ptycho.errors import PackageError, RequestError
@@ -55,28 +55,21 @@ def simulate(output: Path, force: bool, options: dict[str, Any]) -> None:
 
 
 def convert(
-    source: Annotated[
-        Path, typer.Argument(metavar="SCAN", help="A scan file of any known format.", show_default=False)
-    ],
+    source: ScanPath,
     output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The HDF5 file to write.", show_default=False)],
     crop_px: Annotated[
         int | None, typer.Option(help="Keep only this many detector pixels around the centre.", show_default=False)
     ] = None,
     mask: Annotated[Path | None, typer.Option(help="A file with the good pixels (true).", show_default=False)] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the scan, instead of the file's.")] = None,
+    note: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=TEXT", help="A fact to keep with the data, such as its licence.")
+    ] = None,
     diffraction: Annotated[str | None, typer.Option(help="What the frames are: counts or amplitude.")] = None,
     photons_per_frame: Annotated[float | None, typer.Option(help="Mean counts, for normalised amplitudes.")] = None,
     zero_frequency: Annotated[str | None, typer.Option(help="Where frames have it: centre or corner.")] = None,
-    energy_ev: Annotated[
-        float | None, typer.Option("--energy-eV", help="Photon energy, instead of the file's.")
-    ] = None,
+    energy_ev: Annotated[float | None, typer.Option("--energy-eV", help="Instead of the file's photon energy.")] = None,
     distance_m: Annotated[float | None, typer.Option(help="Sample to detector, instead of the file's.")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="The scan's name, instead of the file's.", show_default=False)
-    ] = None,
-    note: Annotated[
-        list[str] | None,
-        typer.Option(metavar="KEY=TEXT", help="A fact to keep with the data, say licence=…", show_default=False),
-    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUTPUT when it exists.")] = False,
 ) -> None:
     """Write a scan in our HDF5 layout."""
@@ -91,23 +84,21 @@ def convert(
         energy_eV=energy_ev,
         distance_m=distance_m,
     )
-    scan = convert_scan(
-        source, output, overrides=said, crop_px=crop_px, mask_path=mask, name=name, notes=_notes(note or [])
-    ).scan
+    done = convert_scan(
+        source, output, overrides=said, crop_px=crop_px, mask_path=mask, name=name, notes=dict(map(_note, note or ()))
+    )
+    scan = done.scan
     say(f"Wrote {output}: {scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {source}.")
     for assumption in scan.assumptions:
         say(f"Assumed: {assumption}")
     next_step(f"ptycho inspect {output}, or ptycho init {output}")
 
 
-def _notes(texts: list[str]) -> dict[str, object]:
-    notes: dict[str, object] = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not key or not equals:
-            raise RequestError(f'--note "{text}": must be KEY=TEXT, say licence="CC BY 4.0".')
-        notes[key] = value
-    return notes
+def _note(text: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not (key and equals):
+        raise RequestError(f"--note {text}: must be KEY=TEXT, for example --note licence=CC-BY-4.0")
+    return key, value
 
 
 def _refuse_existing(output: Path, force: bool) -> None:
@@ -184,5 +175,9 @@ def _text(value: object) -> object:
     if isinstance(value, list | tuple):
         return ", ".join(f"{part:.6g}" if isinstance(part, float) else str(part) for part in value)
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {part}" for key, part in value.items()) or None
+        return "; ".join(f"{key}: {_brief(part)}" for key, part in value.items()) or None
     return value
+
+
+def _brief(part: object) -> object:
+    return f"{len(part)} values, see --json" if isinstance(part, dict | list) else part

@@ -29,7 +29,7 @@ scan = "{scan}"{facts}
 {network}
 [refine]
 # engine = "none"      # keep the network's image as it is
-# epochs = 50
+# epochs = {defaults[refine][epochs]}
 
 [resources]
 executor = "local"     # here | local | slurm
@@ -42,12 +42,12 @@ _NETWORK = """
 # bundle = "runs/NAME/model/wts.h5.zip"   # apply a trained model instead of training one
 
 [training]
-# nepochs = 50
-# batch_size = 16
+# nepochs = {defaults[training][nepochs]}
+# batch_size = {defaults[training][batch_size]}
 
 [execution]
 # accelerator = "auto"   # cpu | cuda
-# learning_rate = 1e-3
+# learning_rate = {defaults[execution][learning_rate]}
 """
 
 
@@ -95,6 +95,8 @@ def init(
 def _starter(scan: Scan, path: Path, target: Path, engine: str) -> str:
     from os.path import relpath
 
+    from ptycho.jobs.spec import KEYS
+
     is_network = engine == "pinn"
     return _STARTER.format(
         engine=engine,
@@ -103,7 +105,8 @@ def _starter(scan: Scan, path: Path, target: Path, engine: str) -> str:
         scan=Path(relpath(path.resolve(), target.resolve().parent)).as_posix(),
         facts=f"   # {scan.n_positions} frames, {scan.patch_size} × {scan.patch_size}",
         crop=scan.patch_size // 2,
-        network=_NETWORK if is_network else "",
+        network=_NETWORK.format(defaults=KEYS) if is_network else "",
+        defaults=KEYS,
     )
 
 

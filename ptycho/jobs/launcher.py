@@ -86,6 +86,7 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
 
     Raises RequestError when the folder is in use, PackageError when the scheduler or the container is not there.
     """
+    check_programs(job)
     lock.acquire(folder)
     try:
         launch = _prepare(folder, job.resources.executor)
@@ -93,7 +94,8 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
         submitit_folder = folder.path / "submitit" / f"{launch.attempt}"
         executor = _slurm(submitit_folder, job) if launch.executor == "slurm" else _local(submitit_folder, job)
         launch.write(folder)
-        controller_log = folder.path / "submitit" / "controller.log"
+        submitit_folder.mkdir(parents=True)
+        controller_log = submitit_folder / "controller.log"
         with variables_set(_variables(job)), _signals_ignored(), _streams_redirected(controller_log):
             submitted: submitit.Job[None] = executor.submit(JobRunner(folder.path))
         on_cluster = launch.executor == "slurm"
@@ -169,20 +171,33 @@ def _streams_redirected(path: Path) -> Iterator[None]:
             os.close(descriptor)
 
 
+def check_programs(job: ResolvedJob) -> None:
+    """Raise PackageError when a program that starting the job needs is not on PATH."""
+    executor = job.resources.executor
+    if executor == "slurm" and shutil.which("sbatch") is None:
+        raise PackageError(
+            'executor = "slurm" needs sbatch, which is not on PATH. Use a login node, or executor = "local".'
+        )
+    # On a cluster the nodes have the container program, the login node may have none.
+    if executor == "local" and job.container.image is not None and _container_program() is None:
+        raise PackageError(
+            f"container.image = {job.container.image!r} needs Apptainer, which is not on PATH. Leave it out."
+        )
+
+
+def _container_program() -> str | None:
+    return shutil.which("apptainer") or shutil.which("singularity")
+
+
 def _python(job: ResolvedJob) -> str | None:
     """The command that stands for Python inside the job's container; None for this environment's Python."""
     image = job.container.image
     if image is None:
         return None
-    program = shutil.which("apptainer") or shutil.which("singularity")
-    if program is None and job.resources.executor == "local":
-        raise PackageError(
-            f"container.image = {image!r} needs Apptainer, which is not on PATH. Leave it out or install it."
-        )
-    binds = [part for bind in (str(job.output_dir), str(job.data.scan.parent), *(job.container.binds or ()))
-             for part in ("--bind", bind)]  # fmt: skip
+    shown = (str(job.output_dir), str(job.data.scan.parent), *(job.container.binds or ()))
+    binds = [part for bind in shown for part in ("--bind", bind)]
     gpu = ["--nv"] if job.resources.gpus_per_node else []
-    return shlex.join([program or "apptainer", "exec", *gpu, *binds, image, "python3"])
+    return shlex.join([_container_program() or "apptainer", "exec", *gpu, *binds, image, "python3"])
 
 
 def _local(folder: Path, job: ResolvedJob) -> submitit.Executor:
@@ -202,10 +217,6 @@ def _local(folder: Path, job: ResolvedJob) -> submitit.Executor:
 def _slurm(folder: Path, job: ResolvedJob) -> submitit.Executor:
     import submitit
 
-    if shutil.which("sbatch") is None:
-        raise PackageError(
-            'executor = "slurm" needs sbatch, which is not on PATH. Use a login node, or executor = "local".'
-        )
     resources = job.resources
     executor = submitit.SlurmExecutor(folder, python=_python(job))
     wanted = {

@@ -1,0 +1,88 @@
+import os
+import stat
+import sys
+
+import pytest
+
+from ptycho.errors import PackageError
+from ptycho.jobs.launcher import Launch, check_programs, start
+from ptycho.jobs.lock import owner
+from ptycho.jobs.resolve import resolve
+from ptycho.jobs.run_folder import RunFolder
+from ptycho.jobs.spec import load_spec
+from ptycho.jobs.status import read_status
+from tests.jobs.small_runs import make_run, ptycho, write_spec
+
+
+def write_program(folder, name, script):
+    """A program of this name for the front of PATH."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+
+
+@pytest.fixture
+def fake_slurm(tmp_path, monkeypatch):
+    """An sbatch that keeps the script it is given and answers as Slurm does."""
+    write_program(tmp_path / "bin", "sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 4711"')
+    write_program(tmp_path / "bin", "srun", "exit 1")
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+
+
+def test_a_cluster_job_asks_slurm_for_what_the_spec_says(tmp_path, fake_slurm):
+    folder, job = make_run(
+        tmp_path, job__name="star", resources__executor="slurm", resources__nodes=2, resources__ranks_per_node=4,
+        resources__gpus_per_node=4, resources__cpus_per_rank=8, resources__memory_gb=64, resources__time_limit_min=30,
+        resources__partition="gpu", resources__account="beam",
+    )  # fmt: skip
+    start(folder, job)
+    script = (tmp_path / "script").read_text()
+    asked = {line.removeprefix("#SBATCH --") for line in script.splitlines() if line.startswith("#SBATCH")}
+    assert asked >= {
+        "nodes=2", "ntasks-per-node=4", "gpus-per-node=4", "cpus-per-task=8", "mem=64GB", "time=30", "partition=gpu",
+        "account=beam", "job-name=star",
+    }  # fmt: skip
+    launch = Launch.read(folder)
+    assert (launch.executor, launch.job_id, launch.attempt) == ("slurm", "4711", 1)
+    found = read_status(folder)
+    assert (found.status, found.job_id) == ("starting", "4711")
+    # The queue may hold the job longer than the command lives.
+    assert owner(folder) is None
+
+
+def test_programs_that_are_missing_are_named_at_the_door(tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", "")
+    for overrides in (["resources.executor=slurm"], ["container.image=scan.h5"]):
+        monkeypatch.chdir(tmp_path)
+        job, _ = resolve(load_spec(write_spec(tmp_path), overrides))
+        with pytest.raises(PackageError, match="not on PATH"):
+            check_programs(job)
+
+
+def test_a_start_that_fails_gives_the_lock_back(tmp_path, monkeypatch):
+    folder, job = make_run(tmp_path)
+
+    def fail(*arguments, **values):
+        raise OSError(11, "Resource temporarily unavailable")
+
+    monkeypatch.setattr("submitit.LocalExecutor.submit", fail)
+    with pytest.raises(OSError, match="temporarily"):
+        start(folder, job)
+    assert not folder.lock_path.exists()
+
+
+@pytest.mark.slow
+def test_ranks_run_inside_the_container_that_the_spec_names(tmp_path, monkeypatch):
+    script = (
+        f'echo "$@" >> {tmp_path}/calls\nwhile [ "$1" != python3 ]; do shift; done\nshift\nexec {sys.executable} "$@"'
+    )
+    write_program(tmp_path / "bin", "apptainer", script)
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    (tmp_path / "image.sif").touch()
+    spec = write_spec(tmp_path, container__image="image.sif", container__binds=["/data:/data:ro"])
+    done = ptycho("run", spec, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (call,) = (tmp_path / "calls").read_text().splitlines()
+    assert call.startswith(f"exec --bind {tmp_path}/runs --bind {tmp_path} --bind /data:/data:ro {tmp_path}/image.sif")
+    assert RunFolder.newest(tmp_path / "runs").read_state()["status"] == "finished"
