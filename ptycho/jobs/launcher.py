@@ -94,7 +94,7 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
         submitit_folder = folder.path / "submitit" / f"{launch.attempt}"
         executor = _slurm(submitit_folder, job) if launch.executor == "slurm" else _local(submitit_folder, job)
         launch.write(folder)
-        submitit_folder.mkdir(parents=True)
+        submitit_folder.mkdir(parents=True, exist_ok=True)
         controller_log = submitit_folder / "controller.log"
         with variables_set(_variables(job)), _signals_ignored(), _streams_redirected(controller_log):
             submitted: submitit.Job[None] = executor.submit(JobRunner(folder.path))
