@@ -190,7 +190,7 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
         made.append(
             ReportFigure(
                 name="network_phase",
-                title="Phase from the network alone",
+                title="The network alone",
                 png=draw.object_phase(findings.network.object, region, pixel_m),
                 caption="One pass of the trained network, phases synchronised and stitched, before refinement.",
             )
@@ -258,7 +258,7 @@ def _further_numbers(findings: Findings) -> Iterator[KeyNumber]:
         yield KeyNumber(
             label="R-factor of the network alone",
             value=f"{findings.network_r_factor:.4f}",
-            note="with the scan's own probe, before refinement",
+            note="before refinement, with the scan's own probe or the final one, whichever is better",
         )
     if findings.truth is not None:
         yield KeyNumber(

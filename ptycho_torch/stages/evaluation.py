@@ -51,8 +51,9 @@ def evaluate(context: StageContext) -> None:
     found = residuals(final, probe)
     start = _powered_probe(scan, ranks)
     flat = ObjectImage(object=np.ones_like(final.object), coverage=final.coverage, grid=final.grid)
-    flat_r = residuals(flat, start).r_factor
-    network_r = residuals(network, start).r_factor if network is not None else None
+    # The scan's own probe may be far off, and the final one was made for another object: each image gets the better.
+    flat_r = min(residuals(flat, one).r_factor for one in (start, probe))
+    network_r = None if network is None else min(residuals(network, one).r_factor for one in (start, probe))
     region = scanned_region(scan.positions_px, probe, scan.grid)
     correlation = _half_correlation(context, probe, region, device)
     if ranks.rank == 0:

@@ -1,0 +1,5 @@
+"""What holds for every test: one thread for each process, because two cores are shared by tests that start many."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
