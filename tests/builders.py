@@ -23,7 +23,7 @@ def make_scan(n=16, N=16, *, n_modes=1, photons=1e5, step_px=3.0, seed=0, noise=
     counts = far_field_counts(probe, patches)
     scale = photons / counts.sum(axis=(1, 2)).mean()
     counts, probe = counts * scale, (probe * np.sqrt(scale)).astype(np.complex64)
-    stored = rng.poisson(counts).astype(np.uint16) if noise else counts.astype(np.float32)
+    stored = rng.poisson(counts).astype(np.uint32) if noise else counts.astype(np.float32)
     return Scan(
         name=name,
         path=None,

@@ -67,7 +67,7 @@ def test_summary_notices_fractions():
 
 
 def test_checking_streams_in_blocks(monkeypatch):
-    monkeypatch.setattr(frames_module, "BLOCK_BYTES", 2 * 16 * 16 * 2)
+    monkeypatch.setattr(frames_module, "BLOCK_BYTES", 2 * 16 * 16 * 4)
     scan = make_scan(n=9)
     counting = CountingFrames(scan.frames)
     check_frames(Scan(name="s", path=None, frames=counting, positions_px=scan.positions_px))
