@@ -1,0 +1,1 @@
+"""Older programs' doors to training and inference."""

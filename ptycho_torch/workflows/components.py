@@ -1,0 +1,75 @@
+"""What `ptycho.workflows.backend_selector` calls: train, reconstruct and reload, from scans or scan files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+from ptycho.data.formats import open_scan
+from ptycho.data.scan import Scan
+from ptycho.parallel import SerialRanks
+from ptycho_torch.device import rank_device
+from ptycho_torch.pinn.bundle import load_bundle, save_bundle
+from ptycho_torch.pinn.trained import TrainedModel
+from ptycho_torch.pinn.training import train
+from ptycho_torch.stages.network import stitch_scan
+
+ScanLike = Scan | str | Path
+
+
+def run_cdi_example(
+    train_data: ScanLike,
+    test_data: ScanLike | None,
+    config: TrainingConfig,
+    execution_config: PyTorchExecutionConfig | None = None,
+    seed: int = 0,
+) -> tuple[NDArray[np.float32] | None, NDArray[np.float32] | None, dict[str, Any]]:
+    """Train on one scan and reconstruct another: amplitude and phase (y, x) of the stitched object, and results.
+
+    The image is None when there is no test scan. Raises as training and inference do.
+    """
+    results = train_cdi_model(train_data, test_data, config, execution_config, seed)
+    if test_data is None:
+        return None, None, results
+    scan, execution = _scan(test_data), execution_config or PyTorchExecutionConfig()
+    device = rank_device(str(execution.accelerator))
+    image = stitch_scan(_model_of(results), scan, SerialRanks(), device, batch_size=execution.inference_batch_size)
+    results |= {"object": image.object, "coverage": image.coverage}
+    return np.abs(image.object), np.angle(image.object), results
+
+
+def train_cdi_model(
+    train_data: ScanLike,
+    test_data: ScanLike | None,
+    config: TrainingConfig,
+    execution_config: PyTorchExecutionConfig | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Train on a scan and write the model archive into `config.output_dir`: model, metrics and history.
+
+    test_data is not trained on: validation is a region of the training scan.
+    """
+    model = train(_scan(train_data), config, execution_config or PyTorchExecutionConfig(), seed=seed)
+    folder = Path(config.output_dir)
+    folder.mkdir(parents=True, exist_ok=True)
+    archive = save_bundle(model, folder)
+    return {"model": model, "model_path": archive, "metrics": model.metrics, "history": model.history}
+
+
+def load_inference_bundle(bundle_dir: Path) -> tuple[TrainedModel, dict[str, Any]]:
+    """A trained model and its configuration (N, gridsize, …) from a folder with wts.h5.zip, or its unpacked content."""
+    model = load_bundle(bundle_dir)
+    return model, dict(vars(model.config))
+
+
+def _scan(data: ScanLike) -> Scan:
+    return data if isinstance(data, Scan) else open_scan(Path(data))
+
+
+def _model_of(results: dict[str, Any]) -> TrainedModel:
+    model: TrainedModel = results["model"]
+    return model
