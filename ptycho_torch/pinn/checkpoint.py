@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -58,6 +59,9 @@ class TrainingState:
         if not path.exists():
             return cls(fingerprint)
         try:
+            # What is no zip archive torch would take for its older format, a bare pickle.
+            if not zipfile.is_zipfile(path):
+                raise EOFError("not a complete archive")
             state = cls(**torch.load(path, map_location="cpu", weights_only=True))
         except (OSError, RuntimeError, EOFError, TypeError, pickle.UnpicklingError) as error:
             raise WorkError(f"The checkpoint {path} cannot be read ({error}); delete it to train afresh.") from error

@@ -113,6 +113,8 @@ class GroupDataModule(LightningDataModule):
             num_workers=execution.num_workers,
             pin_memory=execution.pin_memory and torch.cuda.is_available(),
             prefetch_factor=execution.prefetch_factor,
+            # Without one of its own it would draw from the process's generator.
+            generator=torch.Generator(),
         )
 
     def _mean_photons(self, ranks: Ranks) -> float:

@@ -237,6 +237,8 @@ def _quiet_lightning() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PossibleUserWarning)
+            # Lightning about its own use of torch.
+            warnings.filterwarnings("ignore", ".*treespec, LeafSpec")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

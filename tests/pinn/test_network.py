@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from pinn_scans import small_config, small_scan, true_patches
 
 from ptycho.config.config import ModelConfig
 from ptycho.data.groups import nearest_groups
@@ -17,6 +16,7 @@ from ptycho_torch.pinn.overlap import agree, group_windows
 from ptycho_torch.pinn.trained import TrainedModel
 from ptycho_torch.pinn.window import cut_window, fill_frame, lit_window
 from ptycho_torch.stitching import Canvas
+from tests.pinn.pinn_scans import small_config, small_scan, true_patches
 
 
 def network_for(scan, **changes):
