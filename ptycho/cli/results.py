@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +37,9 @@ def _ready_folder(path: Path | None) -> RunFolder:
     return folder
 
 
-def _evaluate_again(path: Path | None) -> RunFolder:
+def _evaluate_again(path: Path | None, *, quiet: bool = False) -> RunFolder:
     """Repeat a run's last stage, in this process."""
+    from ptycho.cli.live import following
     from ptycho.jobs import lock
     from ptycho.jobs.launcher import start_here
 
@@ -49,7 +51,8 @@ def _evaluate_again(path: Path | None) -> RunFolder:
         folder.write_state(state)
     finally:
         lock.release(folder)
-    start_here(folder)
+    with nullcontext() if quiet else following(folder):
+        start_here(folder)
     return folder
 
 
@@ -58,7 +61,7 @@ def evaluate(path: RunPath = None, as_json: AsJson = False) -> None:
 
     Residual and resolution, and the error where the scan has its truth.
     """
-    folder = _evaluate_again(path)
+    folder = _evaluate_again(path, quiet=as_json)
     numbers = folder.read_state().get("result", {})
     if as_json:
         show_json(numbers)

@@ -58,8 +58,7 @@ def reconstruct(
     """
     from ptycho.jobs.spec import parse_spec
 
-    bundle = model / "model" if (model / "model").is_dir() else model
-    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\nbundle = {_quoted(bundle)}\n"
+    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\nbundle = {_quoted(model)}\n"
     _run(lambda: parse_spec(text, overrides=overrides or ()), overrides or [])
 
 

@@ -35,7 +35,9 @@ NOT_IN_MODEL = frozenset({"N"})
 
 _BUNDLE = Annotated[
     str | None,
-    Field(description="A trained model (wts.h5.zip or its folder), relative to the spec file; training is skipped."),
+    Field(
+        description="A trained model: wts.h5.zip, its folder or its run, relative to the spec file. Training is skipped."
+    ),
 ]
 
 

@@ -91,9 +91,10 @@ def _existing(path: Path, key: str) -> Path:
 def _bundle(path: Path | None) -> Path | None:
     if path is None:
         return None
-    archive = path / BUNDLE_NAME if path.is_dir() else path
-    if not archive.is_file():
-        raise ModelError(f"model.bundle = {str(path)!r}: there is no {BUNDLE_NAME}. Name a trained run's model folder.")
+    places = (path / BUNDLE_NAME, path / "model" / BUNDLE_NAME) if path.is_dir() else (path,)
+    archive = next((place for place in places if place.is_file()), None)
+    if archive is None:
+        raise ModelError(f"model.bundle = {str(path)!r}: there is no {BUNDLE_NAME}. Name the run that trained it.")
     if archive.name != BUNDLE_NAME:
         raise ModelError(f"model.bundle = {str(path)!r}: a model archive is called {BUNDLE_NAME}.")
     return archive.resolve()

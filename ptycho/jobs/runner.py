@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ptycho.data.scan import Scan
 from ptycho.errors import CancelledError, PackageError, PtychoError
+from ptycho.jobs import lock
 from ptycho.jobs.events import Reporter
 from ptycho.jobs.json_file import read_json
 from ptycho.jobs.process import Process
@@ -63,7 +65,19 @@ class JobRunner:
     def __call__(self) -> None:
         """Run as a process started by submitit: all that this process will ever do."""
         set_submitit_variables(os.environ)
-        _Rank(RunFolder(self.folder), int(os.environ["RANK"])).run(find_ranks, whole_process=True)
+        rank = _Rank(RunFolder(self.folder), int(os.environ["RANK"]))
+        if os.environ["SUBMITIT_EXECUTOR"] != "slurm":
+            rank.run(find_ranks, whole_process=True)
+            return
+        if rank.is_root:
+            # The command that submitted the job is long gone; from now on this process keeps the folder.
+            lock.hand_over(rank.folder, rank.record.process)
+        try:
+            # submitit answers its signal itself, by requeueing the job.
+            rank.run(find_ranks, whole_process=True, leave_signal=signal.SIGUSR2)
+        finally:
+            if rank.is_root:
+                lock.release(rank.folder)
 
     def run_here(self, ranks: Ranks) -> None:
         """Run in this process as one of the ranks that its launcher set up."""
@@ -91,12 +105,14 @@ class _Rank:
     def is_root(self) -> bool:
         return self.record.rank == 0
 
-    def run(self, find: Callable[[], Ranks], *, whole_process: bool) -> None:
+    def run(
+        self, find: Callable[[], Ranks], *, whole_process: bool, leave_signal: signal.Signals | None = None
+    ) -> None:
         """Do all stages that are not done; record how it ended; raise what a stage raised."""
         self.record.write(self.folder)
         watch = RunWatch(self.folder, self.record, self.flag, self._followed)
         log_path = self.folder.log_path(self.record.rank)
-        with log_to(log_path, whole_process=whole_process), signals_set(self.flag), watch:
+        with log_to(log_path, whole_process=whole_process), signals_set(self.flag, leave_signal), watch:
             try:
                 self._work(find())
             except CancelledError as error:

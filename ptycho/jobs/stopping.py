@@ -15,7 +15,12 @@ from ptycho.parallel import Ranks
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = {
+    signal.SIGINT: "Ctrl-C",
+    signal.SIGTERM: "asked to end",
+    signal.SIGUSR1: "time limit or preemption",
+    signal.SIGUSR2: "time limit or preemption",
+}
 
 
 class StopFlag:
@@ -39,9 +44,10 @@ class StopFlag:
 
 
 @contextmanager
-def signals_set(flag: StopFlag, numbers: tuple[signal.Signals, ...] = STOP_SIGNALS) -> Iterator[None]:
+def signals_set(flag: StopFlag, leave: signal.Signals | None = None) -> Iterator[None]:
     """While inside, the signals set the flag instead of ending the process.
 
+    leave: a signal that somebody else answers
     Python delivers signals to the main thread only; elsewhere (a notebook's worker, a test) nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -49,9 +55,10 @@ def signals_set(flag: StopFlag, numbers: tuple[signal.Signals, ...] = STOP_SIGNA
         return
 
     def handle(number: int, frame: FrameType | None) -> None:
-        flag.set(f"signal {signal.Signals(number).name}")
+        found = signal.Signals(number)
+        flag.set(f"signal {found.name}: {STOP_SIGNALS[found]}")
 
-    previous = {number: signal.signal(number, handle) for number in numbers}
+    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS if number != leave}
     try:
         yield
     finally:

@@ -16,8 +16,14 @@ def test_a_signal_only_sets_the_flag(number):
     with signals_set(flag):
         os.kill(os.getpid(), number)
         assert agreed(flag, SerialRanks())()
-    assert flag.reason == f"signal {number.name}"
+    assert flag.reason == f"signal {number.name}: {STOP_SIGNALS[number]}"
     assert signal.getsignal(number) == before
+
+
+def test_a_signal_that_somebody_else_answers_is_left_alone():
+    before = signal.getsignal(signal.SIGUSR2)
+    with signals_set(StopFlag(), leave=signal.SIGUSR2):
+        assert signal.getsignal(signal.SIGUSR2) == before
 
 
 def test_the_first_reason_is_kept():
