@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench docs lock clean
+.PHONY: help demo test check fix bench docs cluster-test lock clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,6 +22,10 @@ demo: $(READY)  ## Reconstruct a real scan (Siemens star) on two ranks: network,
 
 test: $(READY)  ## Run the tests (also those that need mpirun or Chromium, where they are installed)
 	$(BIN)/python -m pytest -m "not gpu"
+
+cluster-test: $(READY)  ## Run the tests that need Slurm, on a two-node test cluster on this machine (Debian, as root)
+	containers/test-cluster/cluster install
+	PTYCHO_TESTS_REQUIRE="sbatch mpirun" $(BIN)/python -m pytest -m slurm
 
 check: $(READY)  ## Everything that CI runs: format, lint, types, documents, tests
 	$(BIN)/ruff format --check .
