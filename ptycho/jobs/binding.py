@@ -36,7 +36,7 @@ NOT_IN_MODEL = frozenset({"N"})
 _BUNDLE = Annotated[
     str | None,
     Field(
-        description="A trained model: wts.h5.zip, its folder or its run, relative to the spec file. Training is skipped."
+        description="A trained model: wts.h5.zip, its folder or its run, from the spec file on. Training is skipped."
     ),
 ]
 
