@@ -62,6 +62,7 @@ class Pie:
         self._batch_size = config.batch_size or max(32, math.ceil(problem.n_total / 32))
         limit = _CHUNK_PX_CPU if problem.device.type == "cpu" else _CHUNK_PX_GPU
         self._chunk = max(1, limit // self._probe.numel())
+        self._alpha = config.object_alpha(problem.mean_photons / problem.patch_size**2)
         self._scale = math.sqrt(problem.mean_photons) / problem.patch_size
 
     @property
@@ -88,15 +89,15 @@ class Pie:
     @torch.no_grad()
     def run_epoch(self, epoch: int) -> EpochResult:
         """Sweep once over all frames; see `Engine.run_epoch`."""
-        start = time.perf_counter()
+        started_s = time.perf_counter()
         step = annealed_step(epoch, self.config)
         moves_probe = self.config.update_probe and epoch >= self.config.probe_start_epoch
         object_before, probe_before = self._object.clone(), self._probe.clone()
         missed = torch.zeros((), dtype=torch.float64, device=self._problem.device)
         for members in self._problem.batches(self._batch_size, self._seed, epoch):
             self._sums.clear()
-            for chunk in torch.split(members, self._chunk):
-                self._collect(chunk, moves_probe)
+            for start in range(0, len(members), self._chunk):
+                self._collect(members[start : start + self._chunk], moves_probe)
             self._sums.share(self._ranks)
             missed += self._sums.missed
             self._update(step, moves_probe)
@@ -111,7 +112,7 @@ class Pie:
         return EpochResult(
             epoch=epoch,
             r_factor=self._history[-1],
-            seconds=time.perf_counter() - start,
+            seconds=time.perf_counter() - started_s,
             step=step,
             is_converged=is_converged,
         )
@@ -164,7 +165,7 @@ class Pie:
     def _update(self, step: float, moves_probe: bool) -> None:
         """Move object and probe by the batch's sums."""
         sums, config = self._sums, self.config
-        _move(self._object, sums.object, sums.object_weight, config.effective_alpha, step * config.object_step)
+        _move(self._object, sums.object, sums.object_weight, self._alpha, step * config.object_step)
         if moves_probe:
             _move(self._probe, sums.probe, sums.probe_weight, config.effective_probe_alpha, step * config.probe_step)
 

@@ -16,7 +16,7 @@ _LAST_STEP = 0.05
 _RISE = 1.01
 # Converged: the R-factor fell by less than this part over so many epochs.
 _PLATEAU, _PLATEAU_EPOCHS = 1e-3, 3
-# R-factor, relative to the first epoch's, at which nothing can be saved.
+# R-factor relative to the first epoch's, and at least 1 (no light explained), at which nothing can be saved.
 _DIVERGED = 3.0
 
 
@@ -32,7 +32,7 @@ def annealed_step(epoch: int, config: RefineConfig) -> float:
 def check_convergence(history: list[float], config: RefineConfig) -> bool:
     """Whether to stop after the epochs of which `history` holds the R-factors. Raises WorkError when they diverged."""
     epoch, last = len(history), history[-1]
-    if not math.isfinite(last) or last > _DIVERGED * history[0]:
+    if not math.isfinite(last) or last > max(1.0, _DIVERGED * history[0]):
         before = history[-2] if epoch > 1 else last
         raise WorkError(
             f"The iterative engine diverged in epoch {epoch}: R-factor {last:.3g} after {before:.3g}."

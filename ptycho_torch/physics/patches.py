@@ -167,7 +167,7 @@ def _real_rows(patches: Tensor) -> tuple[Tensor, int]:
 
 def _as(rows: Tensor, dtype: torch.dtype) -> Tensor:
     """Inverse of `_real_rows`."""
-    return torch.view_as_complex(rows.view(*rows.shape[:-1], -1, 2)) if dtype.is_complex else rows
+    return torch.view_as_complex(rows.view(*rows.shape[:-1], rows.shape[-1] // 2, 2)) if dtype.is_complex else rows
 
 
 def _weights(windows: Windows, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
