@@ -15,8 +15,9 @@ class RefineConfig:
 
     engine:        "rpie" (Maiden, Johnson & Li 2017), "epie" (Maiden & Rodenburg 2009: alpha = probe_alpha = 1), "none"
     epochs:        sweeps over all frames; the steps are annealed towards the last one
-    batch_size:    frames updated at once, over all ranks; None: a 32nd of the scan, at least 32. Larger batches need
-                   fewer passes over a large object image; batches whose windows overlap much converge slower
+    batch_size:    frames updated at once, over all ranks; None: a 32nd of the scan, at least 32, at most an eighth.
+                   Larger batches need fewer passes over a large object image; batches whose windows overlap much
+                   converge slower
     alpha:         regularisation of the object's step, 0 (only local illumination) to 1 (only its maximum); None: by
                    the dose, 0.2 + 0.4/√(photons per detector pixel), at most 1
     probe_alpha:   the same for the probe

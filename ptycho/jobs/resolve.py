@@ -78,7 +78,11 @@ def _data(spec: JobSpec) -> JobData:
 
 
 def _existing(path: Path, key: str) -> Path:
-    if not path.exists():
+    try:
+        is_there = path.exists()
+    except PermissionError as error:
+        raise DataError(f"{key} = {str(path)!r}: a folder on the way may not be entered; ask for access.") from error
+    if not is_there:
         try:
             around = sorted(found.name for found in path.parent.iterdir() if found.is_file())[:5]
         except OSError:

@@ -16,7 +16,7 @@ from ptycho.data.image import ObjectImage
 from ptycho.parallel import Ranks
 from ptycho_torch.engines.interface import EpochResult
 from ptycho_torch.engines.problem import Problem
-from ptycho_torch.engines.schedule import Momentum, annealed_step, check_convergence, has_risen
+from ptycho_torch.engines.schedule import Momentum, annealed_step, check_convergence, damping, has_overshot, has_risen
 from ptycho_torch.engines.start import illumination, orthogonal_modes, start_object, start_probe
 from ptycho_torch.physics.forward import illuminate
 from ptycho_torch.physics.modulus import modulus_change
@@ -59,7 +59,7 @@ class Pie:
         self._probe_momentum = Momentum(config.probe_momentum, self._probe)
         self._history: list[float] = []
         self._sums = _Sums(self._object, self._probe)
-        self._batch_size = config.batch_size or max(32, math.ceil(problem.n_total / 32))
+        self._batch_size = config.batch_size or default_batch_size(problem.n_total)
         limit = _CHUNK_PX_CPU if problem.device.type == "cpu" else _CHUNK_PX_GPU
         self._chunk = max(1, limit // self._probe.numel())
         self._alpha = config.object_alpha(problem.mean_photons / problem.patch_size**2)
@@ -90,7 +90,7 @@ class Pie:
     def run_epoch(self, epoch: int) -> EpochResult:
         """Sweep once over all frames; see `Engine.run_epoch`."""
         started_s = time.perf_counter()
-        step = annealed_step(epoch, self.config)
+        step = annealed_step(epoch, self.config) * damping(self._history)
         moves_probe = self.config.update_probe and epoch >= self.config.probe_start_epoch
         object_before, probe_before = self._object.clone(), self._probe.clone()
         missed = torch.zeros((), dtype=torch.float64, device=self._problem.device)
@@ -106,9 +106,11 @@ class Pie:
         if has_risen(self._history):
             self._object_momentum.restart()
             self._probe_momentum.restart()
-        self._object_momentum.push(self._object, object_before, step)
-        if moves_probe:
-            self._probe_momentum.push(self._probe, probe_before, step)
+        # A sweep that overshot is not partly done again: that would go further uphill.
+        if not has_overshot(self._history):
+            self._object_momentum.push(self._object, object_before, step)
+            if moves_probe:
+                self._probe_momentum.push(self._probe, probe_before, step)
         return EpochResult(
             epoch=epoch,
             r_factor=self._history[-1],
@@ -168,6 +170,15 @@ class Pie:
         _move(self._object, sums.object, sums.object_weight, self._alpha, step * config.object_step)
         if moves_probe:
             _move(self._probe, sums.probe, sums.probe_weight, config.effective_probe_alpha, step * config.probe_step)
+
+
+def default_batch_size(n_frames: int) -> int:
+    """A 32nd of the scan, at least 32, and never so much that an epoch has fewer than 8 batches.
+
+    One batch of all frames moves object and probe at once by full steps that each explain the whole residual: together
+    they overshoot, and small scans diverge.
+    """
+    return max(1, min(max(32, math.ceil(n_frames / 32)), n_frames // 8))
 
 
 def _move(target: Tensor, numerator: Tensor, weight: Tensor, alpha: float, step: float) -> None:

@@ -232,6 +232,15 @@ def test_the_engine_stops_when_nothing_improves(scan):
     assert not any(keen.run_epoch(epoch).is_converged for epoch in range(1, 5))
 
 
+@pytest.mark.parametrize("batch_size", [None, 16])
+def test_a_scan_of_few_frames_that_overlap_much_does_not_diverge(batch_size):
+    few = make_scan(n=16, N=16)
+    engine = engine_of(few, RefineConfig(epochs=30, batch_size=batch_size, stop_at_plateau=False))
+    errors = [engine.run_epoch(epoch).r_factor for epoch in range(1, 31)]
+    assert errors[-1] < 0.03
+    assert errors[-1] <= 1.02 * min(errors)
+
+
 def test_divergence_is_told_in_one_sentence_with_epoch_and_remedy(scan):
     engine = engine_of(scan)
     swept(engine, 1)
