@@ -167,7 +167,11 @@ def key_numbers(data: ReportData) -> tuple[KeyNumber, ...]:
         rows.append(KeyNumber(label="Phase error (RMS)", value=f"{data.phase_rmse_rad:.4f} rad", note=note))
     if data.amplitude_psnr_db is not None:
         rows.append(
-            KeyNumber(label="Amplitude PSNR", value=f"{data.amplitude_psnr_db:.1f} dB", note="peak: the truth's largest amplitude")
+            KeyNumber(
+                label="Amplitude PSNR",
+                value=f"{data.amplitude_psnr_db:.1f} dB",
+                note="peak: the truth's largest amplitude",
+            )
         )
     return (*rows, *data.key_numbers)
 
