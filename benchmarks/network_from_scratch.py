@@ -136,7 +136,7 @@ def main() -> None:
     images = network_images(model, scan)
     print(f"training {trained - began:.0f} CPU s, inference and stitching {time.process_time() - trained:.0f} CPU s")
     print("  ".join(f"{name} {value:.4g}" for name, value in model.metrics.items()))
-    probe = model.network.probe.detach().numpy()
+    probe = model.probe
     images = {"flat": np.ones(grid_of(scan).shape, np.complex64), "one rPIE sweep": one_engine_sweep(scan)} | images
     for name, image in images.items():
         line = f"{name:15} R-factor {r_factor(image.astype(np.complex64), scan, probe):.3f}"

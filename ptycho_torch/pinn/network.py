@@ -126,8 +126,19 @@ class PtychoNetwork(nn.Module):
         return expected.view(*patches.shape[:2], self.config.N, self.config.N)
 
     def in_gauge(self, patches: Tensor) -> Tensor:
-        """Patches as the power-matched probe sees them: a trained intensity factor belongs to the object's modulus."""
-        return patches * (self.log_intensity.detach() / 2).exp()
+        """Patches under the power-matched probe: what training did to probe power and intensity is the object's."""
+        return patches * (self._power * self.log_intensity.detach().exp() / self.mean_photons).sqrt()
+
+    @property
+    def matched_probe(self) -> NDArray[np.complex64]:
+        """The probe (mode, y, x) complex64, trained where it was trainable, with the mean photons as its power."""
+        probe = self.probe.detach() * (self.mean_photons / self._power).sqrt()
+        return probe.cpu().numpy()
+
+    @property
+    def _power(self) -> Tensor:
+        power = far_field(self.probe.detach()).abs().square()
+        return (power if self.mask is None else power * self.mask).sum()
 
 
 def power_matched(probe: Tensor, mean_photons: float, mask: Tensor | None) -> Tensor:

@@ -37,6 +37,11 @@ class TrainedModel:
         return self.network.window
 
     @property
+    def probe(self) -> NDArray[np.complex64]:
+        """(mode, y, x) complex64, sqrt(photons): the probe to which the patches belong, trained if trainable."""
+        return self.network.matched_probe
+
+    @property
     def beats_constant(self) -> bool:
         """Whether training ended better than a constant object, the usual collapse of this method."""
         return bool(self.metrics.get("beats_constant", 1))

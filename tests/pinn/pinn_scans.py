@@ -12,7 +12,7 @@ from ptycho_torch.physics.propagate import to_centred
 
 
 def small_scan(
-    side=6, size=32, step_px=3.0, photons=1e5, modes=1, whole_pixels=False, contrast=0.6, seed=0, noise=True
+    side=5, size=32, step_px=3.0, photons=1e5, modes=1, whole_pixels=False, contrast=0.6, seed=0, noise=True
 ):
     """A jittered raster of side × side frames over a smooth random phase object, under a Gaussian probe."""
     rng = np.random.default_rng(seed)

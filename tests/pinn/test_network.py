@@ -225,18 +225,21 @@ def test_without_object_big_every_frame_is_by_itself():
     torch.testing.assert_close(apart[:, :1], single)
 
 
-def test_trained_intensity_belongs_to_the_objects_modulus():
+def test_what_training_did_to_probe_power_and_intensity_belongs_to_the_objects_modulus():
     scan = small_scan()
     network = network_for(scan)
     _, counts, positions = group_batch(scan, 1)
     with torch.no_grad():
         network.log_intensity += np.log(1.21)
+        network.probe_parts *= 0.5
         patches = network(counts, positions)
         expected = network.predict(patches)
-        gauged = network.in_gauge(patches)
-        network.log_intensity.zero_()
-        torch.testing.assert_close(gauged, patches * 1.1)
-        torch.testing.assert_close(cut_window(network.predict(gauged), 1), cut_window(expected, 1), rtol=0.3, atol=30)
+        matched = PtychoNetwork(small_config(probe_big=False).model, network.matched_probe, network.mean_photons)
+        torch.testing.assert_close(network.in_gauge(patches), patches * 0.55)
+        torch.testing.assert_close(
+            matched.predict(network.in_gauge(patches)), expected, rtol=0.05, atol=expected.mean()
+        )
+        assert float(matched.predict(network.in_gauge(patches)).sum() / expected.sum()) == pytest.approx(1, abs=0.01)
 
 
 def test_probe_mask_and_smoothing_of_the_prediction_are_honoured():

@@ -71,7 +71,7 @@ def run(scan=None, execution=None, seed=0, validation_fraction=0.0, **changes):
 
 def test_training_improves_on_the_guess_and_far_on_a_constant_object():
     report = _Report()
-    model = run(gridsize=2, nepochs=6, report=report, execution=cpu(learning_rate=3e-3))
+    model = run(gridsize=2, nepochs=6, report=report, execution=cpu(learning_rate=4e-3))
     metrics = model.metrics
     assert metrics["loss"] < 0.7 * metrics["loss_guess"] < 0.3 * metrics["loss_constant"]
     assert model.beats_constant
@@ -194,9 +194,9 @@ def test_gradients_accumulate_over_batches():
             self.steps = trainer.global_step
 
     seen = _Steps()
-    run(nepochs=2, execution=cpu(accum_steps=2), callbacks=[seen])
-    # 36 groups in batches of 8: five batches, three steps, in each epoch.
-    assert seen.steps == 6
+    run(nepochs=2, execution=cpu(accum_steps=3), callbacks=[seen])
+    # 25 groups in batches of at most 8: four batches, two steps, in each epoch.
+    assert seen.steps == 4
 
 
 def test_probe_and_intensity_train_only_when_asked_to():
@@ -242,7 +242,9 @@ def test_ending_no_better_than_a_constant_object_is_said():
     assert "no better than a constant object" in report.messages[0]
 
 
-@pytest.mark.parametrize("n_batches", [3, 5, 7])
+@pytest.mark.parametrize(
+    "n_batches", [2, pytest.param(4, marks=pytest.mark.slow), pytest.param(6, marks=pytest.mark.slow)]
+)
 def test_stopping_and_going_on_equals_never_stopping(tmp_path, n_batches):
     changes = {"gridsize": 2, "nepochs": 3, "scheduler": "WarmupCosine", "probe_trainable": True}
     whole = run(**changes)
@@ -251,7 +253,7 @@ def test_stopping_and_going_on_equals_never_stopping(tmp_path, n_batches):
     report = _Report()
     model = run(**changes, checkpoint_dir=tmp_path, report=report)
     assert torch.allclose(weights_of(model), weights_of(whole), rtol=0, atol=1e-6)
-    assert report.epochs[0][0] == (n_batches + 1) // 6 + 1
+    assert report.epochs[0][0] == (n_batches + 1) // 5 + 1
     for before, after in zip(whole.history, model.history, strict=True):
         assert after["loss"] == pytest.approx(before["loss"], rel=1e-6)
 
