@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench docs cluster-test lock clean
+.PHONY: help demo test check fix bench docs container cluster-test lock clean
 
 help:  ## Show the commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,6 +22,9 @@ demo: $(READY)  ## Reconstruct a real scan (Siemens star) on two ranks: network,
 
 test: $(READY)  ## Run the tests (also those that need mpirun or Chromium, where they are installed)
 	$(BIN)/python -m pytest -m "not gpu"
+
+container:  ## Build ptycho.sif, an image for CPUs (where Apptainer is missing: on Debian, as root)
+	PYTHON=$(PYTHON) containers/build.sh
 
 cluster-test: $(READY)  ## Run the tests that need Slurm, on a two-node test cluster on this machine (Debian, as root)
 	containers/test-cluster/cluster install

@@ -1,0 +1,56 @@
+"""The image under test, and Apptainer to run it with."""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.requirements import cannot_run
+
+ROOT = Path(__file__).parents[2]
+WRAPPER = ROOT / "containers" / "apptainer.sh"
+STATE = Path(os.environ.get("PTYCHO_CONTAINER_DIR", "/tmp/ptycho-containers"))
+
+
+@dataclass(frozen=True)
+class Image:
+    """An image file; `apptainer` runs the wrapper, `run` a command inside the image."""
+
+    path: Path
+
+    def apptainer(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+        """Result of `apptainer WORDS`, whatever its exit code."""
+        return subprocess.run([WRAPPER, *words], capture_output=True, text=True, timeout=timeout_s)
+
+    def run(self, *words: str, folder: Path | None = None, timeout_s: float = 120) -> str:
+        """Standard output of a command inside, in a folder of the machine; fails when the command does."""
+        where = [f"--bind={folder}", f"--pwd={folder}"] if folder else []
+        done = self.apptainer("exec", "--cleanenv", *where, str(self.path), *words, timeout_s=timeout_s)
+        assert done.returncode == 0, f"{words}: exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+@pytest.fixture(scope="session")
+def image() -> Image:
+    """ptycho.sif as `make container` built it."""
+    if not (shutil.which("apptainer") or shutil.which("singularity") or (STATE / "apptainer").is_dir()):
+        cannot_run("apptainer", "there is no Apptainer (see containers/README.md)")
+    path = ROOT / "ptycho.sif"
+    if not path.exists():
+        cannot_run("apptainer", "there is no ptycho.sif; build it with: make container")
+    return Image(path)
+
+
+@pytest.fixture(scope="session")
+def unpacked(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The image as a folder."""
+    folder = tmp_path_factory.mktemp("image") / "root"
+    done = image.apptainer("build", "--sandbox", str(folder), str(image.path), timeout_s=300)
+    assert done.returncode == 0, done.stderr
+    yield folder
+    # More than a gigabyte, which pytest would keep for three runs.
+    shutil.rmtree(folder)
