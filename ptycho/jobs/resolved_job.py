@@ -44,6 +44,14 @@ class Resources:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    reservation: str | None = None
+    exclusive: bool = False
+    mail_user: str | None = None
+    mail_type: list[str] | None = None
+    max_requeues: int = 20
+    warning_s: int = 120
+    setup: list[str] | None = None
+    extra_sbatch: list[str] | None = None
 
     @property
     def n_ranks(self) -> int:

@@ -110,6 +110,31 @@ class ResourcesTable:
     account: Annotated[str | None, Field(description="Slurm account.")] = None
     qos: Annotated[str | None, Field(description="Slurm quality of service.")] = None
     constraint: Annotated[str | None, Field(description="Slurm node features, for example a GPU model.")] = None
+    reservation: Annotated[str | None, Field(description="Slurm reservation, for example a beamtime's.")] = None
+    exclusive: Annotated[bool, Field(description="Share the nodes with no other job.")] = False
+    mail_user: Annotated[str | None, Field(description="Where Slurm sends mail to.")] = None
+    mail_type: Annotated[
+        list[str] | None, Field(min_length=1, description='When Slurm sends mail: ["END", "FAIL", "REQUEUE"].')
+    ] = None
+    max_requeues: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="How often the job may go on in a further allocation: at its time limit, when it was preempted,"
+            " when a node or a process died.",
+        ),
+    ] = 20
+    warning_s: Annotated[
+        int,
+        Field(ge=1, description="Seconds before the time limit at which the run saves its state and asks to go on."),
+    ] = 120
+    setup: Annotated[
+        list[str] | None,
+        Field(description='Lines of shell before the ranks start: ["module load python", "export NCCL_DEBUG=WARN"].'),
+    ] = None
+    extra_sbatch: Annotated[
+        list[str] | None, Field(description='Further options of sbatch: ["--switches=1", "--licenses=scratch"].')
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
