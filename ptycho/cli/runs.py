@@ -70,11 +70,22 @@ def _quoted(path: Path) -> str:
     return f"'{text}'"
 
 
-def submit(spec: SpecPath, overrides: Overrides = None) -> None:
+def submit(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the batch script and each rank's share; start and write nothing.")
+    ] = False,
+) -> None:
     """Start a job and return at once.
 
     As processes of their own on this machine, or through Slurm, as resources.executor says.
     """
+    if dry_run:
+        from ptycho.cli.dry_run import show_dry_run
+
+        show_dry_run(spec, overrides or ())
+        return
     from ptycho.jobs.launcher import start
     from ptycho.jobs.new_run import new_run
     from ptycho.jobs.spec import load_spec

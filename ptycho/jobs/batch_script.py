@@ -6,7 +6,6 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.errors import RequestError
 from ptycho.jobs.resolved_job import ResolvedJob, Resources
 from ptycho.jobs.run_folder import RunFolder
 
@@ -39,8 +38,16 @@ exit $code"""
 
 
 def script_text(folder: RunFolder, job: ResolvedJob, submitit_folder: Path, python: str | None) -> str:
-    """The batch script as `start` hands it to sbatch; only the name of the pickle in its last word differs."""
-    executor: Any = cluster_executor(folder, job, submitit_folder, python)
+    """The batch script as `start` hands it to sbatch; made without Slurm, so that it can be looked at anywhere."""
+    import submitit
+
+    class Writer(submitit.SlurmExecutor):
+        @classmethod
+        def affinity(cls) -> int:
+            return 1
+
+    executor: Any = Writer(submitit_folder, python=python)
+    executor.update_parameters(**_parameters(folder, job, submitit_folder))
     text: str = executor._make_submission_file_text(executor._submitit_command_str, "JOB")
     return text.rstrip() + "\n"
 
@@ -51,11 +58,15 @@ def cluster_executor(
     """submitit's executor with all that the job asks of Slurm.
 
     python: the command that stands for Python inside a container; None for this environment's
-    Raises RequestError for lines in extra_sbatch that are no options.
     """
     import submitit
 
     executor = submitit.SlurmExecutor(submitit_folder, python=python)
+    executor.update_parameters(**_parameters(folder, job, submitit_folder))
+    return executor
+
+
+def _parameters(folder: RunFolder, job: ResolvedJob, submitit_folder: Path) -> dict[str, Any]:
     resources = job.resources
     wanted = {
         "job_name": job.name,
@@ -77,8 +88,11 @@ def cluster_executor(
         "setup": _before_ranks(folder, resources, submitit_folder),
         "teardown": _AFTER_RANKS.splitlines(),
     }
-    executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
-    return executor
+    if resources.cpus_per_rank:
+        # Since Slurm 22.05 srun no longer takes this from the job.
+        wanted["srun_args"] = [f"--cpus-per-task={resources.cpus_per_rank}"]
+    # submitit would take "no time" for five minutes; told None, it leaves the limit to the partition.
+    return {key: value for key, value in wanted.items() if value is not None or key == "time"}
 
 
 def _further_options(resources: Resources) -> dict[str, object]:
@@ -86,13 +100,8 @@ def _further_options(resources: Resources) -> dict[str, object]:
     if resources.reservation:
         options["reservation"] = resources.reservation
     for line in resources.extra_sbatch or ():
-        words = line.removeprefix("#SBATCH").strip()
-        name, equals, value = words.removeprefix("--").partition("=")
-        if not words.startswith("--") or not name or " " in name:
-            raise RequestError(
-                f"resources.extra_sbatch: {line!r} is no option of sbatch. Write it in one word: --name=value or --name"
-            )
-        options[name] = value.strip("\"'") if equals else True
+        name, equals, value = line.removeprefix("--").partition("=")
+        options[name] = value if equals else True
     return options
 
 

@@ -99,9 +99,9 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
         submitit_folder = folder.path / "submitit" / f"{launch.attempt}"
         on_cluster = launch.executor == "slurm"
         executor = (
-            cluster_executor(folder, job, submitit_folder, _python(job))
+            cluster_executor(folder, job, submitit_folder, container_python(job))
             if on_cluster
-            else _local(submitit_folder, job, _python(job))
+            else _local(submitit_folder, job, container_python(job))
         )
         launch.write(folder)
         submitit_folder.mkdir(parents=True, exist_ok=True)
@@ -226,7 +226,7 @@ def _container_program() -> str | None:
     return shutil.which("apptainer") or shutil.which("singularity")
 
 
-def _python(job: ResolvedJob) -> str | None:
+def container_python(job: ResolvedJob) -> str | None:
     """The command that stands for Python inside the job's container; None for this environment's Python."""
     image = job.container.image
     if image is None:

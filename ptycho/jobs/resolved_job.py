@@ -34,6 +34,7 @@ class Resources:
     """Where the job runs, every number known; see the [resources] table for the keys."""
 
     executor: str
+    site: str | None = None
     nodes: int
     ranks_per_node: int
     gpus_per_node: int
@@ -63,8 +64,8 @@ class ResolvedJob:
     """Everything that a run needs to know, read-only.
 
     bundle:  the model archive to apply instead of training one
-    sources: dotted path → where its value came from: "spec", "override", "data" (the scan file), "bundle" (the model
-             archive), "execution" (this machine or the execution settings) or "default"
+    sources: dotted path → where its value came from: "spec", "override", "site" (the site profile), "data" (the scan
+             file), "bundle" (the model archive), "execution" (this machine or the execution settings) or "default"
     overrides_applied: the configuration factory's own audit trail
     """
 

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ptycho.data.formats.overrides import ReadOverrides
 
+_OPTION = r"^--[a-z][a-z-]*(=\S.*)?$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -94,6 +95,13 @@ class ResourcesTable:
             " Started by mpirun or srun, a run always uses the processes that these started."
         ),
     ] = "local"
+    site: Annotated[
+        str | None,
+        Field(
+            description="A site profile, whose values hold where this spec says nothing: a name, looked for in sites/"
+            " beside the spec and in ~/.config/ptycho/sites, or a path."
+        ),
+    ] = None
     nodes: Annotated[int, Field(ge=1, description="Machines.")] = 1
     ranks_per_node: Annotated[
         int | None, Field(ge=1, description="Processes on each machine. Unset: one for each GPU, one without GPUs.")
@@ -104,7 +112,12 @@ class ResourcesTable:
     cpus_per_rank: Annotated[int | None, Field(ge=1, description="Cores of each process, asked from Slurm.")] = None
     memory_gb: Annotated[float | None, Field(gt=0, description="Memory of each machine, asked from Slurm.")] = None
     time_limit_min: Annotated[
-        int | None, Field(ge=1, description="Stop, with the state saved, after this many minutes. Unset: no limit.")
+        int | None,
+        Field(
+            ge=1,
+            description="Stop, with the state saved, after this many minutes; a Slurm job then goes on in a further"
+            " allocation. Unset: no limit, in Slurm the partition's.",
+        ),
     ] = None
     partition: Annotated[str | None, Field(description="Slurm partition.")] = None
     account: Annotated[str | None, Field(description="Slurm account.")] = None
@@ -133,7 +146,8 @@ class ResourcesTable:
         Field(description='Lines of shell before the ranks start: ["module load python", "export NCCL_DEBUG=WARN"].'),
     ] = None
     extra_sbatch: Annotated[
-        list[str] | None, Field(description='Further options of sbatch: ["--switches=1", "--licenses=scratch"].')
+        list[Annotated[str, Field(pattern=_OPTION)]] | None,
+        Field(description='Further options of sbatch: ["--switches=1", "--licenses=scratch"].'),
     ] = None
 
 
