@@ -70,11 +70,22 @@ def _quoted(path: Path) -> str:
     return f"'{text}'"
 
 
-def submit(spec: SpecPath, overrides: Overrides = None) -> None:
+def submit(
+    spec: SpecPath,
+    overrides: Overrides = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show the batch script and each rank's share; start and write nothing.")
+    ] = False,
+) -> None:
     """Start a job and return at once.
 
     As processes of their own on this machine, or through Slurm, as resources.executor says.
     """
+    if dry_run:
+        from ptycho.cli.dry_run import show_dry_run
+
+        show_dry_run(spec, overrides or ())
+        return
     from ptycho.jobs.launcher import start
     from ptycho.jobs.new_run import new_run
     from ptycho.jobs.spec import load_spec
@@ -163,7 +174,7 @@ def _launched_ranks() -> Ranks | None:
 def _follow(folder: RunFolder, job: ResolvedJob, ranks: Ranks | None) -> None:
     """Do a run to its end, showing how it goes; raise when it does not end well."""
     from ptycho.cli.live import Follower, following
-    from ptycho.jobs.launcher import start, start_here, wait
+    from ptycho.jobs.launcher import ClusterWait, start, start_here, wait
 
     if ranks is not None:
         with _ended_for_all(ranks), following(folder, plain=True) if ranks.rank == 0 else nullcontext():
@@ -177,13 +188,12 @@ def _follow(folder: RunFolder, job: ResolvedJob, ranks: Ranks | None) -> None:
         _tell_result(folder)
         return
     submitted = start(folder, job)
-    if job.resources.executor == "slurm":
-        say(f"Submitted Slurm job {submitted.job_id}.")
-        next_step(f"ptycho status {folder.path}")
-        return
+    on_cluster = job.resources.executor == "slurm"
+    if on_cluster:
+        say(f"Submitted Slurm job {submitted.job_id}. Ctrl-C stops it; to leave it alone, use: ptycho submit")
     follower = Follower(folder)
     try:
-        status = wait(folder, submitted, follower.look)
+        status = wait(folder, ClusterWait(folder) if on_cluster else submitted, follower.look)
     finally:
         follower.close()
     _raise_unless_finished(folder, status)

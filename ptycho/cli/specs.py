@@ -32,7 +32,8 @@ scan = "{scan}"{facts}
 # epochs = {defaults[refine][epochs]}
 
 [resources]
-executor = "local"     # here | local | slurm
+# site = "NAME"          # a site profile: docs/running-on-a-cluster.md
+# executor = "local"     # here | local | slurm
 # ranks_per_node = 2   # processes; one for each GPU is the default
 """
 

@@ -66,6 +66,10 @@ def _lines(found: RunStatus) -> list[str]:
     if found.executor:
         job = f" as {found.job_id}" if found.job_id else ""
         lines.append(f"Started {found.executor}{job}, {found.n_ranks or '?'} ranks, attempt {found.attempts}")
+    if found.slurm:
+        on = f" on {found.slurm['nodes']}" if found.slurm["nodes"] else ""
+        meaning = found.slurm["meaning"] if found.slurm["meaning"] != found.error else ""
+        lines.append(f"Slurm: {found.slurm['state']}{on}. {meaning}".rstrip())
     if found.result:
         lines.append("Reached: " + numbers_of(found.result))
     if found.error:
@@ -82,19 +86,20 @@ def logs(
     lines: Annotated[int, typer.Option("--lines", "-n", help="Show this many lines from the end; 0 shows all.")] = 40,
 ) -> None:
     """Show the log of a run."""
-    from ptycho.jobs import lock
+    from ptycho.jobs.launcher import ClusterWait
 
     folder = _folder(path)
     log_path = folder.log_path(rank)
     if not log_path.exists():
         known = sorted(found.stem.removeprefix("rank-") for found in folder.logs.glob("rank-*.log"))
-        has = f"It has logs of ranks {', '.join(known)}." if known else "It has not started yet."
+        has = f"It has logs of ranks {', '.join(known)}." if known else _no_rank_yet(folder)
         raise NotReadyError(f"{folder.path} has no log of rank {rank}. {has}")
     text = log_path.read_text(encoding="utf-8", errors="replace")
     for line in text.splitlines()[-lines:] if lines else text.splitlines():
         say(line)
     position = log_path.stat().st_size
-    while follow and lock.owner(folder) is not None:
+    end = ClusterWait(folder)
+    while follow and not end.done():
         time.sleep(0.5)
         with log_path.open(encoding="utf-8", errors="replace") as file:
             file.seek(position)
@@ -105,23 +110,28 @@ def logs(
     next_step(f"ptycho status {folder.path}")
 
 
+def _no_rank_yet(folder: RunFolder) -> str:
+    """Where to look when no rank has written a line."""
+    written = [path for path in sorted(folder.path.glob("submitit/*/*_log.err")) if path.stat().st_size]
+    return f"What was said before its ranks began: {written[-1]}" if written else "It has not started yet."
+
+
 def cancel(
     path: RunPath = None,
     now: Annotated[bool, typer.Option("--now", help="End it at once, without saving what was done since.")] = False,
 ) -> None:
     """Stop a run, with its state saved."""
-    from ptycho.jobs import lock
-    from ptycho.jobs.launcher import kill_ranks, settle, stop_and_wait
+    from ptycho.jobs.launcher import is_going, kill_ranks, settle, stop_and_wait, wait_until_over
 
     folder = _folder(path)
-    if lock.owner(folder) is None:
+    if not is_going(folder):
         state = settle(folder)
         say(f"{folder.path} is not running; it is {state}.")
         next_step(f"ptycho status {folder.path}")
         return
     if now:
         kill_ranks(folder)
-        lock.wait_until_free(folder, 10)
+        wait_until_over(folder, 30)
         settle(folder)
     else:
         say("Asked the run to stop; it finishes its step and saves its state.")

@@ -14,8 +14,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ptycho.errors import PackageError, WorkError
+from ptycho.errors import PackageError, RequestError, WorkError
 from ptycho.jobs import lock
+from ptycho.jobs.batch_script import cluster_executor
+from ptycho.jobs.cluster_job import CANCELLED, UNKNOWN, ClusterJob, cancel_job, find_job
 from ptycho.jobs.json_file import read_json, write_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.rank_environment import local_variables, variables_set
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
 
 
 POLL_S = 0.2
+# Every question costs the controller of the whole cluster time.
+ASK_SLURM_EVERY_S = 3.0
 # submitit's local executor knows no "no limit", and two minutes are its default.
 _NO_LIMIT_MIN = 60 * 24 * 365
 # A rank that was asked to stop may need this long to finish its step and save its state.
@@ -87,18 +91,23 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
     Raises RequestError when the folder is in use, PackageError when the scheduler or the container is not there.
     """
     check_programs(job)
+    _refuse_if_queued(folder)
     lock.acquire(folder)
     try:
         launch = _prepare(folder, job.resources.executor)
         # A fresh folder for each start: submitit takes a result it finds there for the new job's.
         submitit_folder = folder.path / "submitit" / f"{launch.attempt}"
-        executor = _slurm(submitit_folder, job) if launch.executor == "slurm" else _local(submitit_folder, job)
+        on_cluster = launch.executor == "slurm"
+        executor = (
+            cluster_executor(folder, job, submitit_folder, container_python(job))
+            if on_cluster
+            else _local(submitit_folder, job, container_python(job))
+        )
         launch.write(folder)
         submitit_folder.mkdir(parents=True, exist_ok=True)
         controller_log = submitit_folder / "controller.log"
         with variables_set(_variables(job)), _signals_ignored(), _streams_redirected(controller_log):
             submitted: submitit.Job[None] = executor.submit(JobRunner(folder.path))
-        on_cluster = launch.executor == "slurm"
         process = launch.process if on_cluster else Process.of_pid(int(submitted.job_id))
         Launch(
             executor=launch.executor,
@@ -116,6 +125,34 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
         lock.release(folder)
         raise
     return submitted
+
+
+def cluster_job(folder: RunFolder) -> ClusterJob | None:
+    """What Slurm says of the run's job now; None for a run that was not started through Slurm."""
+    launch = Launch.read(folder)
+    return find_job(launch.job_id) if launch is not None and launch.executor == "slurm" and launch.job_id else None
+
+
+def is_going(folder: RunFolder) -> bool:
+    """Whether the run is at work, or waits in a queue to be."""
+    job = cluster_job(folder)
+    if job is None or job.state == UNKNOWN:
+        return lock.owner(folder) is not None
+    return not job.is_over
+
+
+def _refuse_if_queued(folder: RunFolder) -> None:
+    """Refuse a folder whose Slurm job lives: the queue may hold it for days, without a process or a lock."""
+    job = cluster_job(folder)
+    if job is None or job.state == UNKNOWN:
+        return
+    if not job.is_over:
+        raise RequestError(
+            f"{folder.path} is in use by Slurm job {job.job_id}, which is {job.state}."
+            f" See what it does: ptycho status {folder.path}; stop it: ptycho cancel {folder.path}"
+        )
+    # Where a node died nobody gave the lock back, and its last heartbeat may be a moment ago.
+    lock.release(folder)
 
 
 def _prepare(folder: RunFolder, executor: str) -> Launch:
@@ -189,7 +226,7 @@ def _container_program() -> str | None:
     return shutil.which("apptainer") or shutil.which("singularity")
 
 
-def _python(job: ResolvedJob) -> str | None:
+def container_python(job: ResolvedJob) -> str | None:
     """The command that stands for Python inside the job's container; None for this environment's Python."""
     image = job.container.image
     if image is None:
@@ -200,10 +237,10 @@ def _python(job: ResolvedJob) -> str | None:
     return shlex.join([_container_program() or "apptainer", "exec", *gpu, *binds, image, "python3"])
 
 
-def _local(folder: Path, job: ResolvedJob) -> submitit.Executor:
+def _local(folder: Path, job: ResolvedJob, python: str | None) -> submitit.Executor:
     import submitit
 
-    executor = submitit.LocalExecutor(folder, python=_python(job))
+    executor = submitit.LocalExecutor(folder, python=python)
     resources = job.resources
     executor.update_parameters(
         timeout_min=resources.time_limit_min or _NO_LIMIT_MIN,
@@ -214,30 +251,8 @@ def _local(folder: Path, job: ResolvedJob) -> submitit.Executor:
     return executor
 
 
-def _slurm(folder: Path, job: ResolvedJob) -> submitit.Executor:
-    import submitit
-
-    resources = job.resources
-    executor = submitit.SlurmExecutor(folder, python=_python(job))
-    wanted = {
-        "job_name": job.name,
-        "nodes": resources.nodes,
-        "ntasks_per_node": resources.ranks_per_node,
-        "gpus_per_node": resources.gpus_per_node or None,
-        "cpus_per_task": resources.cpus_per_rank,
-        "mem": f"{resources.memory_gb:g}GB" if resources.memory_gb else None,
-        "time": resources.time_limit_min,
-        "partition": resources.partition,
-        "account": resources.account,
-        "qos": resources.qos,
-        "constraint": resources.constraint,
-    }
-    executor.update_parameters(**{key: value for key, value in wanted.items() if value is not None})
-    return executor
-
-
 def wait(folder: RunFolder, submitted: Any, on_look: Callable[[], None]) -> str:
-    """Wait for a local run to end, calling `on_look` a few times a second; returns the final status of state.json.
+    """Wait for a run to end, calling `on_look` a few times a second; returns the final status of state.json.
 
     Ctrl-C asks the ranks to stop and waits for them; a second one ends them.
     """
@@ -260,13 +275,36 @@ def _until_done(submitted: Any, on_look: Callable[[], None]) -> None:
     on_look()
 
 
+class ClusterWait:
+    """Whether a run on the cluster is over, asking Slurm only now and then."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._asked_s = -ASK_SLURM_EVERY_S
+
+    def done(self) -> bool:
+        """Whether it is."""
+        if time.monotonic() - self._asked_s < ASK_SLURM_EVERY_S:
+            return False
+        self._asked_s = time.monotonic()
+        return not is_going(self._folder)
+
+
 def settle(folder: RunFolder) -> str:
     """Write how a run ended into state.json when its ranks could not do so themselves; returns the status."""
     state = folder.read_state()
-    if lock.owner(folder) is not None:
+    job = cluster_job(folder) if state["status"] != "finished" else None
+    is_over = job is not None and job.is_over
+    if job is not None and job.state != UNKNOWN:
+        if not is_over:
+            return str(state["status"])
+    elif lock.owner(folder) is not None:
         return str(state["status"])
-    cause = first_cause(read_records(folder))
-    if state["status"] in ("running", "starting"):
+    cause = first_cause(read_records(folder), are_over=is_over)
+    if job is not None and job.state == CANCELLED and state["status"] in ("running", "starting"):
+        state = {**state, "status": "cancelled", "error": {"message": job.sentence}}
+        folder.write_state(state)
+    elif state["status"] in ("running", "starting"):
         log_hint = f"Read {folder.log_path(0)}." if folder.log_path(0).exists() else f"Read {folder.path / 'submitit'}."
         sentence = cause or f"The processes of this run ended before they could say why. {log_hint}"
         state = {**state, "status": "failed", "error": {"message": sentence}}
@@ -283,13 +321,19 @@ def request_stop(folder: RunFolder) -> None:
         folder.cancel_path.touch()
     except OSError as error:
         raise WorkError(f"Cannot write {folder.cancel_path}: {error.strerror or error}.") from error
+    job = cluster_job(folder)
+    if job is not None and job.is_waiting:
+        cancel_job(job.job_id)
     for record in read_records(folder):
         if not record.ended and record.process.is_alive:
             record.process.signal(signal.SIGTERM)
 
 
 def kill_ranks(folder: RunFolder) -> None:
-    """End the ranks on this machine at once; what their last checkpoint holds is kept."""
+    """End the run at once; what its last checkpoint holds is kept."""
+    job = cluster_job(folder)
+    if job is not None and not job.is_over:
+        cancel_job(job.job_id)
     for record in read_records(folder):
         if not record.ended and record.process.is_alive:
             record.process.signal(signal.SIGKILL)
@@ -298,9 +342,19 @@ def kill_ranks(folder: RunFolder) -> None:
 def stop_and_wait(folder: RunFolder, seconds: float = STOP_WITHIN_S) -> None:
     """Ask a run to stop and wait until it has. Raises WorkError when it does not within the time."""
     request_stop(folder)
-    if not lock.wait_until_free(folder, seconds):
+    if not wait_until_over(folder, seconds):
         raise WorkError(
             f"{folder.path} has not stopped within {seconds:.0f} s; it stops at its next step."
             f" To end it at once, without saving: ptycho cancel --now {folder.path}"
         )
     settle(folder)
+
+
+def wait_until_over(folder: RunFolder, seconds: float) -> bool:
+    """Wait for the run to end; False when it still lives after that time."""
+    end = time.monotonic() + seconds
+    while is_going(folder):
+        if time.monotonic() > end:
+            return False
+        time.sleep(POLL_S)
+    return True

@@ -25,6 +25,7 @@ _EXPECTED = {
     "path_type": "a path in quotes",
     "none_required": "left out",
 }
+_NAME_LETTERS = "made of letters, digits, points, dashes and underscores"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -119,7 +120,8 @@ def _expectation(detail: ErrorDetails) -> str:
     if kind == "less_than":
         return f"less than {_round(context['lt'])}"
     if kind == "string_pattern_mismatch":
-        return "made of letters, digits, points, dashes and underscores"
+        option = context.get("pattern", "").startswith("^--")
+        return "one option of sbatch: --name or --name=value" if option else _NAME_LETTERS
     if kind in ("too_short", "string_too_short"):
         return "not empty"
     return detail["msg"][:1].lower() + detail["msg"][1:]

@@ -21,6 +21,7 @@ class RankRecord:
 
     status: running, finished, failed (its own fault), cancelled, followed (ended because another rank had)
     time_s: seconds since the epoch of the last change, by this rank's clock
+    is_certain: False for a failure that may only be the echo of another rank's end, such as a broken connection
     """
 
     rank: int
@@ -31,6 +32,7 @@ class RankRecord:
     stage: str = ""
     time_s: float = 0.0
     peak_memory_mb: int = 0
+    is_certain: bool = True
 
     @property
     def ended(self) -> bool:
@@ -60,24 +62,28 @@ def read_records(folder: RunFolder) -> list[RankRecord]:
     return sorted((record for record in records if record.attempt == newest), key=lambda record: record.rank)
 
 
-def first_cause(records: Sequence[RankRecord]) -> str | None:
+def first_cause(records: Sequence[RankRecord], *, are_over: bool = False) -> str | None:
     """One sentence naming the rank and host that failed first, or None when none did.
 
+    are_over: whether all ranks are known to have ended, so that one that still says "running" was killed; from another
+              host nothing else tells
     A rank reports a failure of its own only after it has looked for another's, so a report comes before silence.
     """
-    failed = sorted((record for record in records if record.status == FAILED), key=lambda record: record.time_s)
+    gone = [record for record in records if record.vanished or (are_over and not record.ended)]
+    failed = [record for record in records if record.status == FAILED and (record.is_certain or not gone)]
+    failed.sort(key=lambda record: record.time_s)
     if failed:
         first = failed[0]
         stage = f" in stage {first.stage}" if first.stage else ""
         return f"Rank {first.rank} on {first.process.host} failed{stage}: {first.sentence}"
-    if len(records) > 1 and all(record.vanished for record in records):
+    if len(records) > 1 and len(gone) == len(records):
         return (
             f"All {len(records)} ranks ended without a word: they were killed from outside, or the machine went down."
         )
-    for record in records:
-        if record.vanished:
-            return (
-                f"Rank {record.rank} on {record.process.host} (process {record.process.pid}) ended without a word:"
-                " it was killed from outside, or it needed more memory than there was."
-            )
+    if gone:
+        first = gone[0]
+        return (
+            f"Rank {first.rank} on {first.process.host} (process {first.process.pid}) ended without a word:"
+            " it was killed from outside, or it needed more memory than there was."
+        )
     return None

@@ -34,6 +34,7 @@ class Resources:
     """Where the job runs, every number known; see the [resources] table for the keys."""
 
     executor: str
+    site: str | None = None
     nodes: int
     ranks_per_node: int
     gpus_per_node: int
@@ -44,6 +45,14 @@ class Resources:
     account: str | None = None
     qos: str | None = None
     constraint: str | None = None
+    reservation: str | None = None
+    exclusive: bool = False
+    mail_user: str | None = None
+    mail_type: list[str] | None = None
+    max_requeues: int = 20
+    warning_s: int = 120
+    setup: list[str] | None = None
+    extra_sbatch: list[str] | None = None
 
     @property
     def n_ranks(self) -> int:
@@ -55,8 +64,8 @@ class ResolvedJob:
     """Everything that a run needs to know, read-only.
 
     bundle:  the model archive to apply instead of training one
-    sources: dotted path → where its value came from: "spec", "override", "data" (the scan file), "bundle" (the model
-             archive), "execution" (this machine or the execution settings) or "default"
+    sources: dotted path → where its value came from: "spec", "override", "site" (the site profile), "data" (the scan
+             file), "bundle" (the model archive), "execution" (this machine or the execution settings) or "default"
     overrides_applied: the configuration factory's own audit trail
     """
 

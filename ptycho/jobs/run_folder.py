@@ -111,6 +111,11 @@ class RunFolder:
         return self.path / "cancel"
 
     @property
+    def requeue_path(self) -> Path:
+        """The sign for the batch script that the run has stopped in order to go on in another allocation."""
+        return self.path / "requeue"
+
+    @property
     def logs(self) -> Path:
         return self.path / "logs"
 

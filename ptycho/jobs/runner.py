@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -73,8 +72,12 @@ class JobRunner:
             # The command that submitted the job is long gone; from now on this process keeps the folder.
             lock.hand_over(rank.folder, rank.record.process)
         try:
-            # submitit answers its signal itself, by requeueing the job.
-            rank.run(find_ranks, whole_process=True, leave_signal=signal.SIGUSR2)
+            rank.run(find_ranks, whole_process=True)
+        except CancelledError:
+            # Everybody's state is saved, and nobody asked for an end: a time limit or a preemption has.
+            if rank.is_root and not rank.folder.cancel_path.exists():
+                rank.folder.requeue_path.touch()
+            raise
         finally:
             if rank.is_root:
                 lock.release(rank.folder)
@@ -84,7 +87,7 @@ class JobRunner:
         _Rank(RunFolder(self.folder), ranks.rank).run(lambda: ranks, whole_process=False)
 
     def checkpoint(self) -> DelayedSubmission:
-        """The same job again: what a requeued submission starts with. State is saved by the stages, not here."""
+        """The same job again, for a signal that comes before the ranks listen: nothing has been done yet."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
@@ -105,14 +108,12 @@ class _Rank:
     def is_root(self) -> bool:
         return self.record.rank == 0
 
-    def run(
-        self, find: Callable[[], Ranks], *, whole_process: bool, leave_signal: signal.Signals | None = None
-    ) -> None:
+    def run(self, find: Callable[[], Ranks], *, whole_process: bool) -> None:
         """Do all stages that are not done; record how it ended; raise what a stage raised."""
         self.record.write(self.folder)
         watch = RunWatch(self.folder, self.record, self.flag, self._followed)
         log_path = self.folder.log_path(self.record.rank)
-        with log_to(log_path, whole_process=whole_process), signals_set(self.flag, leave_signal), watch:
+        with log_to(log_path, whole_process=whole_process), signals_set(self.flag), watch:
             try:
                 self._work(find())
             except CancelledError as error:
@@ -188,7 +189,7 @@ class _Rank:
         if cause:
             self._followed(cause)
             return
-        self.record = replace(self.record, sentence=sentence_of(error))
+        self.record = replace(self.record, sentence=sentence_of(error), is_certain=is_own)
         self._end(FAILED, self.record.sentence)
 
     def _followed(self, cause: str) -> None:

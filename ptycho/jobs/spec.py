@@ -18,6 +18,7 @@ from ptycho.errors import DataError, RequestError, SpecError
 from ptycho.jobs.binding import TABLES, spec_model
 from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, job_engines
 from ptycho.jobs.problems import closest, shown, type_problems, value_problems
+from ptycho.jobs.site import load_site
 from ptycho.jobs.tables import ContainerTable, DataTable, JobTable, OutputTable, ResourcesTable
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ class JobSpec:
     """A valid spec. Paths are absolute, except output.dir, which is meant from where the user is.
 
     model, training, refine, execution: only the keys that were written
-    sources: dotted path → "spec" or "override", for every key that was written
+    sources: dotted path → "spec", "site" or "override", for every key that was written
     text:    the file as it was, kept in the run folder
     """
 
@@ -79,17 +80,22 @@ def parse_spec(text: str, *, path: Path | None = None, overrides: Sequence[str] 
     except tomllib.TOMLDecodeError as error:
         raise SpecError([_syntax_problem(text, path, str(error))]) from error
     given = [_parse_override(override) for override in overrides]
-    valid, problems = _validate(_merged(written, given), given)
+    base = path.parent if path else Path.cwd()
+    site = load_site(_site_name(written, given), base)
+    valid, problems = _validate(_merged(site.under(written), given), given)
     written_keys = {(table, key) for table in valid.model_fields_set for key in getattr(valid, table).model_fields_set}
     overridden = {(table, key) for table, key, _ in given}
+    from_site = {place for place in written_keys - overridden if site.gives(*place, written)}
     sources = {
-        f"{table}.{key}": "override" if (table, key) in overridden else "spec" for table, key in sorted(written_keys)
+        f"{table}.{key}": "override" if (table, key) in overridden else "site" if (table, key) in from_site else "spec"
+        for table, key in sorted(written_keys)
     }
-    base = path.parent if path else Path.cwd()
     values = {name: _written_values(getattr(valid, name)) for name in TABLES}
     for table, key in _INPUT_PATHS:
         if values[table].get(key) is not None:
             start = Path.cwd() if (table, key) in overridden else base
+            if site.path is not None and (table, key) in from_site:
+                start = site.path.parent
             values[table][key] = str(start / Path(values[table][key]).expanduser())
     for name, row in TABLES.items():
         if row.check:
@@ -141,6 +147,13 @@ def _parse_override(override: str) -> tuple[str, str, str]:
     homes = [f"{home}.{table}" for home, keys in KEYS.items() if table in keys]
     hint = f" Did you mean {homes[0]}={value}?" if homes and equals else " Example: --set training.nepochs=5"
     raise SpecError([f"--set {override}: must be table.key=value.{hint}"])
+
+
+def _site_name(written: Mapping[str, Any], given: Sequence[tuple[str, str, str]]) -> object:
+    """The site profile that the overrides or else the spec ask for."""
+    set_beside = [value for table, key, value in given if (table, key) == ("resources", "site")]
+    table = written.get("resources")
+    return _toml_value(set_beside[-1]) if set_beside else table.get("site") if isinstance(table, dict) else None
 
 
 def _toml_value(text: str) -> Any:

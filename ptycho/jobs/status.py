@@ -7,13 +7,19 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ptycho.jobs import lock
+from ptycho.jobs.cluster_job import CANCELLED as SLURM_CANCELLED
+from ptycho.jobs.cluster_job import UNKNOWN, ClusterJob
 from ptycho.jobs.events import read_lines
-from ptycho.jobs.launcher import Launch
+from ptycho.jobs.launcher import Launch, cluster_job
 from ptycho.jobs.ranks_record import first_cause, read_records
 from ptycho.jobs.run_folder import RunFolder, seconds_between
 
 CREATED, STARTING, RUNNING = "created", "starting", "running"
 FINISHED, FAILED, CANCELLED, DIED = "finished", "failed", "cancelled", "died"
+
+
+# Ends of a Slurm job of which the ranks' own records tell more than Slurm does.
+_UNEXPLAINED = frozenset({"FAILED", "COMPLETED"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,6 +28,7 @@ class RunStatus:
 
     status: created, starting, running, finished, failed, cancelled, or died (its processes are gone without a word)
     stages: stage → "done", "running" or, when the run stands still, "unfinished"; stages not listed wait
+    slurm:  what Slurm says of the job of an unfinished run: state, reason, nodes, restarts, meaning
     """
 
     folder: str
@@ -40,6 +47,7 @@ class RunStatus:
     error: str | None = None
     result: dict[str, Any] = field(default_factory=dict)
     next_step: str = ""
+    slurm: dict[str, object] | None = None
 
     @property
     def is_going(self) -> bool:
@@ -56,7 +64,10 @@ def read_status(folder: RunFolder) -> RunStatus:
     state = folder.read_state()
     launch = Launch.read(folder)
     status, error = str(state["status"]), (state.get("error") or {}).get("message")
-    if status in (STARTING, RUNNING) and not _may_be_alive(folder, launch):
+    job = cluster_job(folder) if status not in (CREATED, FINISHED) else None
+    if job is not None and job.state != UNKNOWN:
+        status, error = _with_slurm(folder, job, status, error)
+    elif status in (STARTING, RUNNING) and not _may_be_alive(folder, launch):
         status, error = DIED, first_cause(read_records(folder)) or "Its processes are gone without a word."
     stage = state.get("stage") if status != FINISHED else None
     return RunStatus(
@@ -70,9 +81,24 @@ def read_status(folder: RunFolder) -> RunStatus:
         attempts=max(state["attempts"], launch.attempt if launch else 0),
         error=error,
         result=state.get("result", {}),
-        next_step=_next_step(folder, status),
+        next_step=_next_step(folder, status, job),
+        slurm=job.to_dict() if job else None,
         **_progress(folder, stage, is_going=status in (STARTING, RUNNING)),
     )
+
+
+def _with_slurm(folder: RunFolder, job: ClusterJob, status: str, error: str | None) -> tuple[str, str | None]:
+    """Status and error of a run whose job Slurm knows: Slurm knows whether it lives, the folder knows why it ended."""
+    if job.is_waiting:
+        return STARTING, None
+    if not job.is_over:
+        # A rank that stopped leaves the folder "cancelled" for the moment until the job has left the node.
+        return (status, error) if folder.cancel_path.exists() else (RUNNING if error else status, None)
+    cause = first_cause(read_records(folder), are_over=True)
+    if status in (STARTING, RUNNING):
+        ended = CANCELLED if job.state == SLURM_CANCELLED else FAILED
+        return ended, cause if cause and ended == FAILED and job.state in _UNEXPLAINED else job.sentence
+    return status, (cause or error) if status == FAILED else error
 
 
 def _stage_status(stage: str, run: str) -> str:
@@ -102,8 +128,10 @@ def _progress(folder: RunFolder, stage: str | None, *, is_going: bool) -> dict[s
     return {**known, "seconds_per_epoch": round(per_epoch, 3), "seconds_left": round(left, 1)}
 
 
-def _next_step(folder: RunFolder, status: str) -> str:
+def _next_step(folder: RunFolder, status: str, job: ClusterJob | None) -> str:
     """The command that most people will want next."""
+    if job is not None and job.is_over and status == FAILED:
+        return job.next_step(folder.path)
     return {
         CREATED: f"ptycho resume {folder.path}",
         STARTING: f"ptycho status {folder.path}",

@@ -44,10 +44,9 @@ class StopFlag:
 
 
 @contextmanager
-def signals_set(flag: StopFlag, leave: signal.Signals | None = None) -> Iterator[None]:
+def signals_set(flag: StopFlag) -> Iterator[None]:
     """While inside, the signals set the flag instead of ending the process.
 
-    leave: a signal that somebody else answers
     Python delivers signals to the main thread only; elsewhere (a notebook's worker, a test) nothing is changed.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -58,7 +57,7 @@ def signals_set(flag: StopFlag, leave: signal.Signals | None = None) -> Iterator
         found = signal.Signals(number)
         flag.set(f"signal {found.name}: {STOP_SIGNALS[found]}")
 
-    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS if number != leave}
+    previous = {number: signal.signal(number, handle) for number in STOP_SIGNALS}
     try:
         yield
     finally:

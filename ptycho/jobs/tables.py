@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ptycho.data.formats.overrides import ReadOverrides
 
+_OPTION = r"^--[a-z][a-z-]*(=\S.*)?$"
 _NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -94,6 +95,13 @@ class ResourcesTable:
             " Started by mpirun or srun, a run always uses the processes that these started."
         ),
     ] = "local"
+    site: Annotated[
+        str | None,
+        Field(
+            description="A site profile, whose values hold where this spec says nothing: a name, looked for in sites/"
+            " beside the spec and in ~/.config/ptycho/sites, or a path."
+        ),
+    ] = None
     nodes: Annotated[int, Field(ge=1, description="Machines.")] = 1
     ranks_per_node: Annotated[
         int | None, Field(ge=1, description="Processes on each machine. Unset: one for each GPU, one without GPUs.")
@@ -104,12 +112,43 @@ class ResourcesTable:
     cpus_per_rank: Annotated[int | None, Field(ge=1, description="Cores of each process, asked from Slurm.")] = None
     memory_gb: Annotated[float | None, Field(gt=0, description="Memory of each machine, asked from Slurm.")] = None
     time_limit_min: Annotated[
-        int | None, Field(ge=1, description="Stop, with the state saved, after this many minutes. Unset: no limit.")
+        int | None,
+        Field(
+            ge=1,
+            description="Stop, with the state saved, after this many minutes; a Slurm job then goes on in a further"
+            " allocation. Unset: no limit, in Slurm the partition's.",
+        ),
     ] = None
     partition: Annotated[str | None, Field(description="Slurm partition.")] = None
     account: Annotated[str | None, Field(description="Slurm account.")] = None
     qos: Annotated[str | None, Field(description="Slurm quality of service.")] = None
     constraint: Annotated[str | None, Field(description="Slurm node features, for example a GPU model.")] = None
+    reservation: Annotated[str | None, Field(description="Slurm reservation, for example a beamtime's.")] = None
+    exclusive: Annotated[bool, Field(description="Share the nodes with no other job.")] = False
+    mail_user: Annotated[str | None, Field(description="Where Slurm sends mail to.")] = None
+    mail_type: Annotated[
+        list[str] | None, Field(min_length=1, description='When Slurm sends mail: ["END", "FAIL", "REQUEUE"].')
+    ] = None
+    max_requeues: Annotated[
+        int,
+        Field(
+            ge=0,
+            description="How often the job may go on in a further allocation: at its time limit, when it was preempted,"
+            " when a node or a process died.",
+        ),
+    ] = 20
+    warning_s: Annotated[
+        int,
+        Field(ge=1, description="Seconds before the time limit at which the run saves its state and asks to go on."),
+    ] = 120
+    setup: Annotated[
+        list[str] | None,
+        Field(description='Lines of shell before the ranks start: ["module load python", "export NCCL_DEBUG=WARN"].'),
+    ] = None
+    extra_sbatch: Annotated[
+        list[Annotated[str, Field(pattern=_OPTION)]] | None,
+        Field(description='Further options of sbatch: ["--switches=1", "--licenses=scratch"].'),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)

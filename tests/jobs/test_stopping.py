@@ -20,12 +20,6 @@ def test_a_signal_only_sets_the_flag(number):
     assert signal.getsignal(number) == before
 
 
-def test_a_signal_that_somebody_else_answers_is_left_alone():
-    before = signal.getsignal(signal.SIGUSR2)
-    with signals_set(StopFlag(), leave=signal.SIGUSR2):
-        assert signal.getsignal(signal.SIGUSR2) == before
-
-
 def test_the_first_reason_is_kept():
     flag = StopFlag()
     assert not flag.is_set
