@@ -41,7 +41,7 @@ adapt_to_weak_root() {
     capabilities=$(sed -n 's/^CapEff:\s*//p' /proc/self/status)
     (((16#$capabilities >> 24 & 1) == 0)) || return 0
     export APPTAINER_NO_PRIVS=1
-    if [[ $1 == build ]]; then export APPTAINER_FAKEROOT=1; fi
+    if [[ $1 == build ]]; then export APPTAINER_FAKEROOT="${APPTAINER_FAKEROOT-1}"; fi
 }
 
 fetch() {
