@@ -31,6 +31,7 @@ class PtychoNetwork(nn.Module):
     """
 
     probe_parts: Tensor
+    probe_unit: Tensor
     log_intensity: Tensor
     mask: Tensor | None
 
@@ -53,7 +54,10 @@ class PtychoNetwork(nn.Module):
         good = None if mask is None else torch.from_numpy(np.fft.ifftshift(mask).astype(np.float32))
         matched = power_matched(prepared_probe(probe, config), mean_photons, good)
         self.register_buffer("mask", good)
-        self.register_buffer("probe_parts", torch.view_as_real(matched).clone())
+        # The parameter has a largest modulus of 1: an optimiser's steps are then as large for a dim probe as for a
+        # bright one, and about as large as for the network's weights.
+        self.register_buffer("probe_unit", matched.abs().max())
+        self.register_buffer("probe_parts", torch.view_as_real(matched / self.probe_unit).clone())
         self.register_buffer("log_intensity", torch.zeros(()))
         self.window = lit_window(matched, config.probe_big)
         self.generator = build_generator(config)
@@ -61,7 +65,7 @@ class PtychoNetwork(nn.Module):
     @property
     def probe(self) -> Tensor:
         """(mode, y, x) complex64, square root of photons per pixel."""
-        return torch.view_as_complex(self.probe_parts)
+        return torch.view_as_complex(self.probe_parts) * self.probe_unit
 
     @property
     def weight(self) -> Tensor:
