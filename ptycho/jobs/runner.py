@@ -18,7 +18,7 @@ from ptycho.jobs.events import Reporter
 from ptycho.jobs.json_file import read_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.rank_environment import peak_memory_mb, set_submitit_variables
-from ptycho.jobs.ranks_record import CANCELLED, FAILED, FINISHED, FOLLOWED, RankRecord
+from ptycho.jobs.ranks_record import CANCELLED, FAILED, FINISHED, FOLLOWED, RankRecord, read_records
 from ptycho.jobs.resolve import open_job_scan
 from ptycho.jobs.resolved_job import ResolvedJob
 from ptycho.jobs.run_folder import RunFolder, now, seconds_between
@@ -120,8 +120,12 @@ class _Rank:
                 self._end(CANCELLED, str(error))
                 raise
             except Exception as error:
-                self._failed(error, watch)
-                raise
+                if not self._stopped_elsewhere(error):
+                    self._failed(error, watch)
+                    raise
+                sentence = "Stopped together with the other ranks, one of which left before this one had heard of it."
+                self._end(CANCELLED, sentence)
+                raise CancelledError(sentence) from error
             self._end(FINISHED, "")
 
     def _work(self, ranks: Ranks) -> None:
@@ -179,6 +183,16 @@ class _Rank:
     def _write_state(self, state: dict[str, Any]) -> None:
         if self.is_root:
             self.folder.write_state(state)
+
+    def _stopped_elsewhere(self, error: Exception) -> bool:
+        """Whether the error is only the closed connection to a rank that all had agreed to stop with.
+
+        Nothing makes ranks leave their last collective at the same moment, and a rank writes its record before it ends.
+        """
+        if self.is_alone or isinstance(error, PtychoError):
+            return False
+        records = [record for record in read_records(self.folder) if record.attempt == self.attempt]
+        return any(record.status == CANCELLED for record in records)
 
     def _failed(self, error: Exception, watch: RunWatch) -> None:
         """Record the failure, unless it is only the echo of another rank's."""

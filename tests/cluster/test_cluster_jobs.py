@@ -73,16 +73,18 @@ def interrupted(cluster, tmp_path_factory):
     return {name: ClusterRun(cluster, folder, name, **overrides) for name, overrides in wanted.items()}
 
 
-@pytest.mark.parametrize("name", ["USR1", "TERM"])
-def test_a_signal_saves_the_state_and_the_job_goes_on_in_another_allocation(cluster, interrupted, name):
-    run = interrupted[f"held-{name}"]
-    run.is_held()
-    cluster.run("scancel", f"--signal={name}", run.job_id)
-    cluster.wait_for(run.job_id, "PENDING", restarts=1)
-    found = run.status()
+def test_a_signal_saves_the_state_and_the_job_goes_on_in_another_allocation(cluster, interrupted):
+    runs = {name: interrupted[f"held-{name}"] for name in ("USR1", "TERM")}
+    for name, run in runs.items():
+        run.is_held()
+        cluster.run("scancel", f"--signal={name}", run.job_id)
+    waiting = runs["USR1"]
+    cluster.wait_for(waiting.job_id, "PENDING", restarts=1)
+    found = waiting.status()
     assert (found["status"], found["slurm"]["state"], found["slurm"]["restarts"]) == ("starting", "REQUEUED", 1)
     assert "waits" in found["slurm"]["meaning"]
-    run.ends_as_if_nothing_had_happened()
+    for run in runs.values():
+        run.ends_as_if_nothing_had_happened()
 
 
 def test_a_rank_that_is_killed_costs_an_epoch_and_not_the_run(interrupted):

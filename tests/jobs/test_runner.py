@@ -7,10 +7,12 @@ import pytest
 from ptycho.errors import CancelledError, PackageError, WorkError
 from ptycho.jobs import runner as runner_module
 from ptycho.jobs.events import read_lines
-from ptycho.jobs.launcher import start_here
+from ptycho.jobs.launcher import Launch, start_here
 from ptycho.jobs.lock import owner
-from ptycho.jobs.ranks_record import CANCELLED, FAILED, FINISHED, read_records
+from ptycho.jobs.process import Process
+from ptycho.jobs.ranks_record import CANCELLED, FAILED, FINISHED, RankRecord, read_records
 from ptycho.jobs.runner import JobRunner, StageContext, sentence_of, stage_function
+from ptycho.parallel import SerialRanks
 from tests.jobs.small_runs import make_run
 
 
@@ -129,3 +131,21 @@ def test_state_is_plain_json_throughout(tmp_path, stages):
     start_here(folder)
     for path in (folder.state_path, folder.resolved_path, folder.launch_path):
         json.loads(path.read_text(), parse_constant=pytest.fail)
+
+
+def test_a_connection_that_closes_because_another_rank_has_stopped_is_a_stop(tmp_path, monkeypatch):
+    folder, _ = make_run(tmp_path)
+    Launch(executor="local", attempt=1, process=Process.current(), time="").write(folder)
+    here = Process.current()
+
+    class TwoRanks(SerialRanks):
+        size = 2
+
+    def other_stops_first(context):
+        RankRecord(rank=1, attempt=1, process=here, status=CANCELLED).write(folder)
+        raise RuntimeError("Connection closed by peer")
+
+    monkeypatch.setattr("ptycho.jobs.runner.stage_function", lambda name: other_stops_first)
+    with pytest.raises(CancelledError, match="together with the other ranks"):
+        JobRunner(folder.path).run_here(TwoRanks())
+    assert folder.read_state()["status"] == "cancelled"
