@@ -207,6 +207,19 @@ def test_probe_and_intensity_train_only_when_asked_to():
     assert (fixed.probe != free.probe).any()
 
 
+def test_the_probe_trains_as_fast_at_every_dose():
+    def change(photons):
+        scan = small_scan(photons=photons, noise=False)
+        wrong = (scan.probe * np.exp(0.5j * np.abs(scan.probe) / np.abs(scan.probe).max())).astype(np.complex64)
+        object.__setattr__(scan, "probe", wrong)
+        trained = run(scan, nepochs=1, probe_trainable=True).probe
+        start = wrong * np.linalg.norm(trained) / np.linalg.norm(wrong)
+        return np.linalg.norm(trained - start) / np.linalg.norm(start)
+
+    assert change(1e6) == pytest.approx(change(1e4), rel=0.3)
+    assert change(1e6) > 0.005
+
+
 def test_two_probe_modes_and_a_mask_train():
     scan = small_scan(modes=2)
     mask = np.ones((32, 32), bool)
