@@ -258,7 +258,7 @@ def _further_numbers(findings: Findings) -> Iterator[KeyNumber]:
         yield KeyNumber(
             label="R-factor of the network alone",
             value=f"{findings.network_r_factor:.4f}",
-            note="before refinement, with the scan's own probe or the final one, whichever is better",
+            note="before refinement, with the probe that it was trained with",
         )
     if findings.truth is not None:
         yield KeyNumber(

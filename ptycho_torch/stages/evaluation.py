@@ -51,9 +51,11 @@ def evaluate(context: StageContext) -> None:
     found = residuals(final, probe)
     start = _powered_probe(scan, ranks)
     flat = ObjectImage(object=np.ones_like(final.object), coverage=final.coverage, grid=final.grid)
-    # The scan's own probe may be far off, and the final one was made for another object: each image gets the better.
+    # The scan's own probe may be far off, and the final one was made for another object: a flat one gets the better.
     flat_r = min(residuals(flat, one).r_factor for one in (start, probe))
-    network_r = None if network is None else min(residuals(network, one).r_factor for one in (start, probe))
+    network_r = (
+        None if network is None else residuals(network, start if network.probe is None else network.probe).r_factor
+    )
     region = scanned_region(scan.positions_px, probe, scan.grid)
     correlation = _half_correlation(context, probe, region, device)
     if ranks.rank == 0:

@@ -116,5 +116,7 @@ def stitch_scan(
         object=image.cpu().numpy(),
         coverage=coverage.cpu().numpy(),
         grid=scan.grid,
+        # The patches belong to this probe, which may have been trained along with the network.
+        probe=np.asarray(model.probe, dtype=np.complex64),
         per_frame={"confidence": sync.confidence, "residual": frame_residual},
     )
