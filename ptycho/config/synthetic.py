@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from ptycho.config.simulate import ObjectKind
-from ptycho.errors import SpecError
 
+# data.source of a training on random scenes, and trained_on in its model card.
+SYNTHETIC = "synthetic"
 SyntheticProbe = Literal["zone_plate", "gaussian", "disk", "file"]
 Range = tuple[float, float]
 
@@ -19,7 +20,7 @@ class SyntheticConfig:
     """Scenes drawn at random, without end and without files, for training with data.source = "synthetic".
 
     A range [low, high] is drawn from evenly; phase_range_rad, feature_px and photons evenly in their logarithm. Raises
-    SpecError with every fault found.
+    ValueError with every fault found.
 
     patch_sizes:      detector pixels along each side of a frame; each batch takes one of these, larger frames in
                       smaller batches
@@ -59,7 +60,7 @@ class SyntheticConfig:
     def __post_init__(self) -> None:
         problems = [*self._wrong_ranges(), *self._wrong_choices(), *self._wrong_numbers()]
         if problems:
-            raise SpecError(problems)
+            raise ValueError("; ".join(problem.rstrip(".") for problem in problems))
 
     def _wrong_ranges(self) -> list[str]:
         found = []

@@ -231,7 +231,8 @@ def container_python(job: ResolvedJob) -> str | None:
     image = job.container.image
     if image is None:
         return None
-    shown = (str(job.output_dir), str(job.data.scan.parent), *(job.container.binds or ()))
+    files = [path for path in (job.data.scan, job.bundle) if path is not None]
+    shown = (str(job.output_dir), *(str(path.parent) for path in files), *(job.container.binds or ()))
     binds = [part for bind in shown for part in ("--bind", bind)]
     gpu = ["--nv"] if job.resources.gpus_per_node else []
     return shlex.join([_container_program() or "apptainer", "exec", *gpu, *binds, image, "python3"])

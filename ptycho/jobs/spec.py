@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from ptycho.config.config import ModelConfig, TrainingConfig, validate_training_config
+from ptycho.config.synthetic import SYNTHETIC
 from ptycho.errors import DataError, RequestError, SpecError
 from ptycho.jobs.binding import TABLES, spec_model
-from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, job_engines
+from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, PRETRAINED, job_engines
 from ptycho.jobs.problems import closest, shown, type_problems, value_problems
 from ptycho.jobs.site import load_site
 from ptycho.jobs.tables import ContainerTable, DataTable, JobTable, OutputTable, ResourcesTable
@@ -26,14 +27,20 @@ if TYPE_CHECKING:
 
 KEYS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: table.defaults for name, table in TABLES.items()})
 # Keys that name files to read.
-_INPUT_PATHS = (("data", "scan"), ("data", "mask"), ("model", "bundle"), ("container", "image"))
+_INPUT_PATHS = (
+    ("data", "scan"),
+    ("data", "mask"),
+    ("model", "bundle"),
+    ("container", "image"),
+    ("synthetic", "probe_file"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """A valid spec. Paths are absolute, except output.dir, which is meant from where the user is.
 
-    model, training, refine, execution: only the keys that were written
+    model, training, synthetic, refine, execution: only the keys that were written
     sources: dotted path → "spec", "site" or "override", for every key that was written
     text:    the file as it was, kept in the run folder
     """
@@ -45,6 +52,7 @@ class JobSpec:
     bundle: Path | None
     model: Mapping[str, Any]
     training: Mapping[str, Any]
+    synthetic: Mapping[str, Any]
     refine: Mapping[str, Any]
     execution: Mapping[str, Any]
     resources: ResourcesTable
@@ -92,7 +100,7 @@ def parse_spec(text: str, *, path: Path | None = None, overrides: Sequence[str] 
     }
     values = {name: _written_values(getattr(valid, name)) for name in TABLES}
     for table, key in _INPUT_PATHS:
-        if values[table].get(key) is not None:
+        if values[table].get(key) is not None and values[table][key] != PRETRAINED:
             start = Path.cwd() if (table, key) in overridden else base
             if site.path is not None and (table, key) in from_site:
                 start = site.path.parent
@@ -117,6 +125,7 @@ def parse_spec(text: str, *, path: Path | None = None, overrides: Sequence[str] 
         bundle=Path(bundle) if bundle else None,
         model=values["model"],
         training=values["training"],
+        synthetic=values["synthetic"],
         refine=values["refine"],
         execution=values["execution"],
         resources=ResourcesTable(**values["resources"]),
@@ -236,11 +245,21 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
                 f'model.bundle: engine {shown(engine)} uses no network. Set job.engine = "pinn", or leave it out.'
             )
     scan, scans = values["data"].get("scan"), values["data"].get("scans")
-    if scan is None and scans is None and not {"data.scan", "data.scans", "scan"} & set(named):
+    is_synthetic = values["data"].get("source") == SYNTHETIC
+    problems += _synthetic_problems(values, engine, is_synthetic)
+    if scan is None and scans is None and not is_synthetic and not {"data.scan", "data.scans", "scan"} & set(named):
         problems.append('data.scan: missing. Name the scan file: scan = "path/to/scan.h5".')
     if scan is not None and scans is not None:
         problems.append("data.scan and data.scans: only one of them may be given.")
     return problems
+
+
+def _synthetic_problems(values: Mapping[str, Mapping[str, Any]], engine: str, is_synthetic: bool) -> list[str]:
+    if is_synthetic and engine != NETWORK:
+        return [f'data.source = "synthetic": engine {shown(engine)} trains no network. Set job.engine = "pinn".']
+    if values["synthetic"] and not is_synthetic:
+        return ['synthetic: the table is for data.source = "synthetic". Set that, or leave the table out.']
+    return []
 
 
 def _network_problems(values: Mapping[str, Mapping[str, Any]]) -> list[str]:

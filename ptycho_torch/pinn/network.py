@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -94,9 +95,14 @@ class PtychoNetwork(nn.Module):
                 assert value is not None
                 self.register_parameter(name, nn.Parameter(value))
 
-    def with_probe(self, probe: NDArray[np.complex64], mask: NDArray[np.bool_] | None = None) -> PtychoNetwork:
-        """The same generator around another probe (mode, y, x) and mask, on the same scale of photons."""
-        other = PtychoNetwork(self.config, probe, self.mean_photons, mask)
+    def with_probe(
+        self, probe: NDArray[np.complex64], mask: NDArray[np.bool_] | None = None, *, size: int | None = None
+    ) -> PtychoNetwork:
+        """The same generator around another probe (mode, y, x) and mask, on the same scale of photons.
+
+        size: of its frames; None: as before. Generators are made of convolutions and serve frames of any size.
+        """
+        other = PtychoNetwork(replace(self.config, N=size or self.config.N), probe, self.mean_photons, mask)
         other.take_generator(self)
         other.train(self.training)
         return other.to(self.probe_parts.device)

@@ -101,7 +101,8 @@ class SyntheticDataModule(LightningDataModule):
         size = sizes[number % len(sizes)]
         n_groups = max(1, round(self.config.batch_size * (min(sizes) / size) ** 2))
         per_scene = max(1, self.synthetic.frames_per_scene // self.config.model.gridsize**2)
-        return size, n_groups, min(per_scene, n_groups)
+        # Two scenes at least, so that two ranks have work in every batch.
+        return size, n_groups, min(per_scene, -(-n_groups // 2))
 
     def _scene(
         self, stream: int, epoch: int, number: int, scene: int, size: int, n_groups: int, per_scene: int

@@ -8,7 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +24,7 @@ from ptycho.errors import ModelError, WorkError
 from ptycho.parallel import Ranks, SerialRanks
 from ptycho_torch.device import rank_device
 from ptycho_torch.pinn.baseline import final_metrics
+from ptycho_torch.pinn.card import ModelCard
 from ptycho_torch.pinn.checkpoint import TrainingState, config_facts, fingerprint_of
 from ptycho_torch.pinn.datamodule import GroupDataModule
 from ptycho_torch.pinn.environment import ranks_options
@@ -80,7 +81,9 @@ def train(
     if start is not None:
         network.take_generator(start.network)
     loop = TrainingLoop(ranks, report or SilentReport(), checkpoint_dir, checkpoint_every_s, should_stop, callbacks)
-    return loop.run(network, data, config, execution, _scan_facts(scan, data, start), seed)
+    model = loop.run(network, data, config, execution, _scan_facts(scan, data, start), seed)
+    n_patterns = len(model.history) * data.split.training.size
+    return replace(model, card=ModelCard.of_scan(scan, data.mean_photons, n_patterns))
 
 
 def train_on_scenes(
@@ -107,7 +110,9 @@ def train_on_scenes(
         network.take_generator(start.network)
     facts: dict[str, object] = {"synthetic": data.facts(), "start": _digest(start)}
     loop = TrainingLoop(ranks, report or SilentReport(), checkpoint_dir, checkpoint_every_s, should_stop, callbacks)
-    return loop.run(network, data, config, execution, facts, seed)
+    model = loop.run(network, data, config, execution, facts, seed)
+    n_patterns = len(model.history) * synthetic.batches_per_epoch * config.batch_size * config.model.gridsize**2
+    return replace(model, card=ModelCard.of_scenes(synthetic, n_patterns))
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from ptycho_torch.simulate.patterns import radial_frequency
 from ptycho_torch.simulate.probes import defocused, disk, gaussian, zone_plate
 
 # Free pixels around the windows of a scene, as a share of the frame: frames lie apart by up to this.
-ROOM = 1.0
+ROOM = 0.5
 # Largest share of a zone plate's radius that its central stop takes.
 LARGEST_STOP = 0.4
 
