@@ -91,11 +91,13 @@ def stitch_scan(
     device: torch.device,
     *,
     batch_size: int | None = None,
+    synchronise: bool = True,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_message: Callable[[str], None] = lambda text: None,
 ) -> ObjectImage:
     """The object that a network sees in a scan, on every rank. Every rank must call it.
 
+    synchronise: whether the patches' global phases are made to agree first
     Each rank infers the frames that it owns and the neighbours that overlap them; only canvases travel.
     """
     from ptycho_torch.pinn.inference import infer_patches, mean_photons
@@ -121,7 +123,7 @@ def stitch_scan(
             f"The scan falls into {sync.n_components} pieces without overlap; the phase between them stays unknown."
         )
     canvas = Canvas(scan.grid, model.window, device)
-    phasors = torch.from_numpy(sync.phasors[owned])
+    phasors = torch.from_numpy(sync.phasors[owned]) if synchronise else None
     canvas.add(patches[: len(owned)], scan.positions_px[owned], weight, phasors)
     canvas.merge(ranks)
     image, coverage = canvas.image()
