@@ -123,8 +123,10 @@ def stitch_scan(
             f"The scan falls into {sync.n_components} pieces without overlap; the phase between them stays unknown."
         )
     canvas = Canvas(scan.grid, model.window, device)
+    # A patch whose neighbours do not agree with it counts less.
+    weights = weight * torch.from_numpy(sync.confidence[owned])[:, None, None] if synchronise else weight
     phasors = torch.from_numpy(sync.phasors[owned]) if synchronise else None
-    canvas.add(patches[: len(owned)], scan.positions_px[owned], weight, phasors)
+    canvas.add(patches[: len(owned)], scan.positions_px[owned], weights, phasors)
     canvas.merge(ranks)
     image, coverage = canvas.image()
     frame_residual = np.zeros(scan.n_positions, np.float32)
