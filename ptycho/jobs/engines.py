@@ -8,8 +8,8 @@ from ptycho.config.refine import RefineConfig
 
 NETWORK = "pinn"
 NO_REFINEMENT = "none"
-# model.bundle: the model that comes with the program.
-PRETRAINED = "pretrained"
+# model.architecture of the linear inverse, which has nothing to train.
+LINEAR = "linear"
 # Names that people know and may try; asking for one is answered by a sentence instead of "no such engine".
 KNOWN_ELSEWHERE = ("dm", "raar", "lsqml", "gradient", "auto")
 
