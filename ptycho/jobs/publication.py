@@ -195,6 +195,11 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
                 caption="One pass of the trained network, phases synchronised and stitched, before refinement.",
             )
         )
+    if findings.network is not None and "confidence" in findings.network.per_frame:
+        confidence = findings.network.per_frame["confidence"]
+        made.append(
+            ReportFigure.standard("patch_confidence", draw.patch_confidence(scan.positions_px, confidence, pixel_m))
+        )
     losses, r_factors = _curves(rows)
     if losses or r_factors:
         made.append(ReportFigure.standard("history", draw.history(losses, r_factors)))

@@ -18,7 +18,7 @@ from ptycho_torch.pinn.window import cut_window
 # ε is sought on this many points along each side of the window. Finer grids changed nothing and cost four times more.
 GRID = 16
 # Prior of ε: standard deviations of phase (rad) and absorption, and a spectrum 1 / (k² + 1/coarsest²)^1.5 whose
-# coarsest period is 1.25 windows. On a photograph-like scan phase deviations of 0.3 to 0.6 rad gave errors alike to 10 %.
+# coarsest period is 1.25 windows. On a photograph-like scan deviations of 0.3 to 0.6 rad in phase changed little.
 PHASE_RAD, ABSORPTION = 0.4, 0.07
 COARSEST_WINDOWS, EXPONENT = 1.25, 1.5
 # Detector pixels count where the flat object's far field is brighter than this part of its maximum.
