@@ -17,7 +17,7 @@ _SHOWN_RANKS = 16
 
 def show_dry_run(spec: Path, overrides: Sequence[str]) -> None:
     """Resolve the job as `submit` would, and show what it would start. Raises what `submit` raises for a wrong spec."""
-    from ptycho.jobs.batch_script import script_text
+    from ptycho.jobs.batch_script import Submission
     from ptycho.jobs.launcher import container_python
     from ptycho.jobs.resolve import resolve
     from ptycho.jobs.run_folder import RunFolder
@@ -26,7 +26,8 @@ def show_dry_run(spec: Path, overrides: Sequence[str]) -> None:
     job, scan = resolve(load_spec(spec, overrides))
     folder = RunFolder(job.output_dir / f"{job.name}-DATE-TIME")
     if job.resources.executor == "slurm":
-        say(script_text(folder, job, folder.path / "submitit" / "1", container_python(job)))
+        submitit = folder.path / "submitit" / "1"
+        say(Submission(runs=[folder], job=job, folder=submitit, python=container_python(job)).text())
     else:
         say(f"{job.resources.n_ranks} processes on this machine, without a batch script.\n")
     _show_shares(scan, job.resources.n_ranks)

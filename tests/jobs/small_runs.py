@@ -37,6 +37,8 @@ def write_spec(folder, **overrides):
     values = {"job__engine": "rpie", "data__scan": "scan.h5", "output__dir": str(folder / "runs"), **overrides}
     tables = {}
     for path, value in values.items():
+        if value is None:
+            continue
         table, _, key = path.partition("__")
         shown = str(value).lower() if isinstance(value, bool) else repr(value)
         tables.setdefault(table, []).append(f"{key} = {shown}")

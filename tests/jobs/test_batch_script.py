@@ -6,12 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from ptycho.jobs.batch_script import script_text
+from ptycho.jobs.batch_script import Submission
 from ptycho.jobs.json_file import write_json
 from tests.jobs.small_runs import make_run, ptycho, write_spec
 from tests.jobs.test_launcher import write_program
 
 GOLDEN = Path(__file__).parent / "golden" / "two-nodes-of-four-gpus.sbatch"
+
+
+def script_text(folder, job):
+    return Submission(runs=[folder], job=job, folder=folder.path / "submitit" / "1", python=None).text()
 
 
 def test_the_script_for_two_nodes_of_four_gpus_is_the_one_that_was_looked_at(tmp_path):
@@ -23,14 +27,14 @@ def test_the_script_for_two_nodes_of_four_gpus_is_the_one_that_was_looked_at(tmp
         resources__mail_type=["END", "FAIL"], resources__setup=["module load cuda"], resources__max_requeues=5,
         resources__extra_sbatch=["--switches=1", "--contiguous"],
     )  # fmt: skip
-    text = script_text(folder, job, folder.path / "submitit" / "1", None)
+    text = script_text(folder, job)
     text = text.replace(str(folder.path), "/runs/star").replace(sys.executable, "python")
     assert text == GOLDEN.read_text()
 
 
 def test_no_time_limit_leaves_it_to_the_partition(tmp_path):
     folder, job = make_run(tmp_path, resources__executor="slurm", resources__max_requeues=0)
-    text = script_text(folder, job, folder.path / "submitit" / "1", None)
+    text = script_text(folder, job)
     assert "--time" not in text
     assert "#SBATCH --no-requeue" in text
 
@@ -65,7 +69,7 @@ class Ending:
         self.run, job = make_run(folder, resources__executor="slurm", resources__max_requeues=3)
         self.logs = self.run.path / "submitit" / "1"
         self.logs.mkdir(parents=True)
-        self.text = script_text(self.run, job, self.logs, None)
+        self.text = script_text(self.run, job)
 
     def ranks(self, *statuses):
         return "".join(f"cp {self._record(status)} $run/ranks/rank-{n}.json;" for n, status in enumerate(statuses))

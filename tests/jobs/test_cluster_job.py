@@ -24,8 +24,8 @@ class Slurm:
 
     def answers(self, queue="", accounts="", cancel="exit 0"):
         gone = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
-        write_program(self.folder, "squeue", f"echo '{queue}'" if queue else gone)
-        write_program(self.folder, "sacct", f"echo '{accounts}'" if accounts else "exit 0")
+        write_program(self.folder, "squeue", f"echo '7|N/A|{queue}'" if queue else gone)
+        write_program(self.folder, "sacct", f"echo '7|{accounts}'" if accounts else "exit 0")
         write_program(self.folder, "scancel", cancel)
 
 
