@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from ptycho.cli.arguments import AsJson, RunPath
 from ptycho.cli.console import complain, next_step, say, show_json
-from ptycho.errors import CancelledError, RequestError, WorkError
+from ptycho.errors import CancelledError, DataError, RequestError, WorkError
 
 if TYPE_CHECKING:
     from ptycho.jobs.new_series import ResolvedSeries
@@ -73,6 +75,34 @@ def warn_of(broken: Sequence[SeriesScan], total: int) -> None:
         complain(f"{len(broken)} of {total} scans cannot be worked on; the others do not wait for them:")
         for scan in broken[:_SHOWN_FAILURES]:
             typer.echo(f"  {scan.name}: {scan.error}", err=True)
+
+
+def check_series(spec: JobSpec, path: Path, overrides: Sequence[str], *, everything: bool, as_json: bool) -> None:
+    """Check every scan, and show the values of the first that can be read. Raises DataError when one cannot be read."""
+    from ptycho.cli.specs import show_values, values_of
+    from ptycho.jobs.new_series import resolve_series
+
+    resolved = resolve_series(spec)
+    job = resolved.first_job
+    if as_json:
+        values = {key: {"value": value, "source": job.sources[key]} for key, value in values_of(job).items()}
+        scans = [asdict(scan) for scan in resolved.scans]
+        training = None if resolved.training is None else str(resolved.training.data.scan)
+        show_json({"name": resolved.name, "engine": job.engine, "scans": scans, "train": training, "values": values})
+        return
+    show_values(job, everything=everything)
+    say()
+    trained = "" if resolved.training is None else f", after a training on {resolved.training.data.scan}"
+    say(f"{len(resolved.jobs)} runs, {job.resources.n_ranks} ranks each ({job.resources.executor}){trained}.")
+    if resolved.broken:
+        named = "\n".join(f"  {scan.name}: {scan.error}" for scan in resolved.broken[:_SHOWN_FAILURES])
+        raise DataError(
+            f"{len(resolved.broken)} of {len(resolved.scans)} scans cannot be worked on; ptycho submit would start the"
+            f" others:\n{named}"
+        )
+    say("The spec and all scans are valid.")
+    given = "".join(f" --set {override}" for override in overrides)
+    next_step(f"ptycho submit {path}{given}")
 
 
 def submit_series(spec: JobSpec, overrides: Sequence[str]) -> None:

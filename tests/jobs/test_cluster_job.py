@@ -11,8 +11,7 @@ from ptycho.jobs.launcher import Launch, settle, start
 from ptycho.jobs.process import Process
 from ptycho.jobs.ranks_record import FAILED, RankRecord
 from ptycho.jobs.status import read_status
-from tests.jobs.small_runs import make_run
-from tests.jobs.test_launcher import write_program
+from tests.jobs.small_runs import make_run, write_program
 
 
 class Slurm:
