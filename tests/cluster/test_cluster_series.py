@@ -77,7 +77,7 @@ def test_two_broken_scans_of_twenty_leave_eighteen_results_and_two_clear_errors(
     assert page.count("<img ") == 18
     assert page.count(">report</a>") == 18
     assert "20 scans: 18 finished, 2 failed." in page
-    assert cluster.accounted_states(series.read_launch().job_ids[-1]) == ["COMPLETED"]
+    cluster.wait_for(series.read_launch().job_ids[-1], "COMPLETED")
     assert len(cluster.accounted_states(array)) == N_SCANS - 1
 
 
