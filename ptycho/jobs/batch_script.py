@@ -12,6 +12,9 @@ from ptycho.jobs.run_folder import RunFolder
 if TYPE_CHECKING:
     import submitit
 
+# The ranks part in good order, so the first and the last end at almost the same time.
+LAST_RANK_WITHIN_S = 20
+
 # Run by the host's shell, not by the ranks, because inside a container there is no scontrol. A run that stopped to be
 # continued left the file "requeue". Ranks that were killed left a record that says "running", or a signal's exit code;
 # such a run is only started again when it has come further than at the last such end, so that it cannot go round for
@@ -85,12 +88,10 @@ def _parameters(folder: RunFolder, job: ResolvedJob, submitit_folder: Path) -> d
         "exclusive": resources.exclusive or None,
         "signal_delay_s": resources.warning_s,
         "additional_parameters": _further_options(resources),
+        "srun_args": _srun_options(resources),
         "setup": _before_ranks(folder, resources, submitit_folder),
         "teardown": _AFTER_RANKS.splitlines(),
     }
-    if resources.cpus_per_rank:
-        # Since Slurm 22.05 srun no longer takes this from the job.
-        wanted["srun_args"] = [f"--cpus-per-task={resources.cpus_per_rank}"]
     # submitit would take "no time" for five minutes; told None, it leaves the limit to the partition.
     return {key: value for key, value in wanted.items() if value is not None or key == "time"}
 
@@ -103,6 +104,14 @@ def _further_options(resources: Resources) -> dict[str, object]:
         name, equals, value = line.removeprefix("--").partition("=")
         options[name] = value if equals else True
     return options
+
+
+def _srun_options(resources: Resources) -> list[str]:
+    # Ranks notice by themselves when one has died. One that hangs, or that never came to where it could notice, is
+    # ended with the others; srun alone would wait for it for ever.
+    options = [f"--wait={LAST_RANK_WITHIN_S}"]
+    # Since Slurm 22.05 srun no longer takes this from the job.
+    return options + ([f"--cpus-per-task={resources.cpus_per_rank}"] if resources.cpus_per_rank else [])
 
 
 def _before_ranks(folder: RunFolder, resources: Resources, submitit_folder: Path) -> list[str]:

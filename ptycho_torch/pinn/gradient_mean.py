@@ -5,7 +5,7 @@
 import torch
 import torch.distributed as distributed
 from torch import Tensor
-from torch.distributed import GradBucket
+from torch.distributed import GradBucket  # type: ignore[attr-defined]  # public; re-exported without saying so
 from torch.futures import Future
 
 
