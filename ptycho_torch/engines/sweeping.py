@@ -84,6 +84,8 @@ class SweepingEngine:
         """Sweep once over all frames; see `Engine.run_epoch`."""
         started_s = time.perf_counter()
         step = self._step(epoch)
+        for correction in self.estimate.corrections:
+            correction.begin_epoch(self.estimate, self._ranks, epoch)
         self._history.append(self._sweep(epoch, step) / self._problem.amplitude_sum)
         is_converged = check_convergence(self._history, self.config)
         for correction in self.estimate.corrections:
