@@ -168,12 +168,11 @@ def _run(load: Callable[[], JobSpec], overrides: list[str]) -> None:
 
 def _new_folder(load: Callable[[], JobSpec], overrides: list[str], ranks: Ranks | None) -> tuple[str, RunFolder, int]:
     from ptycho.jobs.new_run import new_run
+    from ptycho.jobs.new_series import refuse_under_mpi
 
     spec = load()
     if spec.is_series:
-        raise RequestError(
-            "data.scans names several scans, which start runs of their own. Run it without mpirun or srun."
-        )
+        refuse_under_mpi(ranks.size if ranks else 1)
     folder, job, scan = new_run(spec, overrides, launched_ranks=ranks.size if ranks else None)
     n = job.resources.n_ranks
     say(f"{job.name}: {scan.n_positions} frames of {scan.patch_size} × {scan.patch_size}, engine {job.engine},"

@@ -233,7 +233,8 @@ def container_python(job: ResolvedJob, *, also_shown: Iterable[Path] = ()) -> st
     image = job.container.image
     if image is None:
         return None
-    own = (job.output_dir, job.data.scan.parent, *also_shown)
+    files = [path for path in (job.data.scan, job.bundle) if path is not None]
+    own = (job.output_dir, *(path.parent for path in files), *also_shown)
     shown = (*dict.fromkeys(map(str, own)), *(job.container.binds or ()))
     binds = [part for bind in shown for part in ("--bind", bind)]
     gpu = ["--nv"] if job.resources.gpus_per_node else []

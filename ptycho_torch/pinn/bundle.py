@@ -17,6 +17,7 @@ from torch import Tensor
 from ptycho.config.config import ModelConfig, validate_model_config
 from ptycho.errors import ModelError
 from ptycho.whole_file import whole_file
+from ptycho_torch.pinn.card import ModelCard
 from ptycho_torch.pinn.network import PtychoNetwork
 from ptycho_torch.pinn.trained import TrainedModel
 
@@ -60,10 +61,12 @@ def load_bundle(path: Path) -> TrainedModel:
         network.load_state_dict(weights)
         network.window = int(manifest["config"]["window"])
         metrics, history = manifest["config"]["metrics"], manifest["config"]["history"]
+        card = manifest["config"].get("card")
+        known = None if card is None else ModelCard.from_json(card)
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ModelError(f"{path} holds no usable model ({reason}); train it again or copy it again.") from error
-    return TrainedModel(network.eval(), metrics, history)
+    return TrainedModel(network.eval(), metrics, history, known)
 
 
 def _manifest(model: TrainedModel) -> dict[str, Any]:
@@ -81,6 +84,7 @@ def _manifest(model: TrainedModel) -> dict[str, Any]:
             "window": model.window,
             "metrics": model.metrics,
             "history": model.history,
+            "card": None if model.card is None else asdict(model.card),
         },
     }
 
