@@ -56,18 +56,24 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
 def reconstruct(
     scan: Annotated[Path, typer.Argument(metavar="SCAN", help="The scan to reconstruct.", show_default=False)],
     model: Annotated[
-        Path,
-        typer.Option(help="A trained model: wts.h5.zip, its folder, or the run that trained it.", show_default=False),
-    ],
+        Path | None,
+        typer.Option(
+            help="A trained model: wts.h5.zip, its folder, or the run that trained it. Left out: the one that comes"
+            " with the program.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Apply a trained model to a scan.
 
     A run without training; --set refine.engine=none keeps the network's image as it is.
     """
+    from ptycho.jobs.engines import PRETRAINED
     from ptycho.jobs.spec import parse_spec
 
-    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\nbundle = {_quoted(model)}\n"
+    bundle = f'"{PRETRAINED}"' if model is None else _quoted(model)
+    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\nbundle = {bundle}\n"
     _run(lambda: parse_spec(text, overrides=overrides or ()), overrides or [])
 
 

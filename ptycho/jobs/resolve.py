@@ -123,6 +123,11 @@ def _bundle(path: Path | None) -> Path | None:
     if path is None:
         return None
     if path == Path(PRETRAINED):
+        if not (PRETRAINED_FOLDER / BUNDLE_NAME).is_file():
+            raise ModelError(
+                f'model.bundle = "{PRETRAINED}": this installation comes without a model. Train one with'
+                " ptycho run jobs/pretrain.toml, and name its run."
+            )
         path = PRETRAINED_FOLDER
     places = (path / BUNDLE_NAME, path / "model" / BUNDLE_NAME) if path.is_dir() else (path,)
     archive = next((place for place in places if place.is_file()), None)

@@ -188,8 +188,12 @@ def stitch(
             f"The scan falls into {sync.n_components} pieces without overlap; the phase between them stays unknown."
         )
     canvas = Canvas(scan.grid, found.patches.shape[-1], device)
+    weight = found.weight
+    if synchronise:
+        # A patch whose neighbours do not agree with it counts less.
+        weight = weight * torch.from_numpy(sync.confidence[owned])[:, None, None]
     phasors = torch.from_numpy(sync.phasors[owned]) if synchronise else None
-    canvas.add(found.patches[: len(owned)], scan.positions_px[owned], found.weight, phasors)
+    canvas.add(found.patches[: len(owned)], scan.positions_px[owned], weight, phasors)
     canvas.merge(ranks)
     image, coverage = canvas.image()
     frame_residual = np.zeros(scan.n_positions, np.float32)

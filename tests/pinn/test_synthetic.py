@@ -39,6 +39,7 @@ def weights(model):
     return torch.cat([part.flatten() for part in model.network.generator.state_dict().values()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gridsize", [1, 2])
 def test_a_few_batches_already_beat_the_guess(gridsize):
     made = train_on_scenes(replace(SCENES, batches_per_epoch=20), config(gridsize=gridsize, **CAREFUL), cpu(), seed=1)
@@ -46,6 +47,7 @@ def test_a_few_batches_already_beat_the_guess(gridsize):
     assert made.metrics["loss"] < made.metrics["loss_constant"]
 
 
+@pytest.mark.slow
 def test_training_by_physics_alone_works_on_scenes_too():
     settings = config(model_type="pinn", **CAREFUL)
     made = train_on_scenes(replace(SCENES, batches_per_epoch=20), settings, cpu(), seed=1)
