@@ -66,7 +66,7 @@ def _show_series(spec: JobSpec) -> None:
             say(Submission(runs=[folder.training], job=training, folder=place, python=python).text())
             say("Then, when it has succeeded, the scans:\n")
         runs = [folder.run(name) for name in resolved.jobs]
-        shown = [one.data.scan.parent for one in resolved.jobs.values()]
+        shown = [one.data.scan.parent for one in resolved.jobs.values() if one.data.scan is not None]
         array = Submission(
             runs=runs, job=job, folder=folder.submitit(1) / "scans", python=container_python(job, also_shown=shown),
             name=resolved.name, at_once=at_once, dependency="afterok:TRAINING" if training else None,

@@ -18,6 +18,7 @@ from ptycho.errors import PackageError, RequestError, WorkError
 from ptycho.jobs import lock
 from ptycho.jobs.batch_script import Submission
 from ptycho.jobs.cluster_job import CANCELLED, UNKNOWN, ClusterJob, cancel_job, find_job
+from ptycho.jobs.events import Reporter
 from ptycho.jobs.json_file import read_json, write_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.rank_environment import local_variables, variables_set
@@ -232,7 +233,8 @@ def container_python(job: ResolvedJob, *, also_shown: Iterable[Path] = ()) -> st
     image = job.container.image
     if image is None:
         return None
-    own = (job.output_dir, job.data.scan.parent, *also_shown)
+    files = [path for path in (job.data.scan, job.bundle) if path is not None]
+    own = (job.output_dir, *(path.parent for path in files), *also_shown)
     shown = (*dict.fromkeys(map(str, own)), *(job.container.binds or ()))
     binds = [part for bind in shown for part in ("--bind", bind)]
     gpu = ["--nv"] if job.resources.gpus_per_node else []
@@ -314,6 +316,7 @@ def settle(folder: RunFolder, job: ClusterJob | None = None) -> str:
         sentence = cause or f"The processes of this run ended before they could say why. {log_hint}"
         state = {**state, "status": "failed", "error": {"message": sentence}}
         folder.write_state(state)
+        Reporter(folder).error(sentence)
     elif state["status"] == "failed" and cause:
         folder.write_state({**state, "error": {**(state["error"] or {}), "message": cause}})
     lock.release(folder)

@@ -187,7 +187,7 @@ def _submit(folder: SeriesFolder, runs: Sequence[RunFolder], attempt: int) -> li
 def _start_array(folder: SeriesFolder, runs: Sequence[RunFolder], place: Path, dependency: str | None) -> str:
     """Submit the runs as one array, and note in each folder which task is its own; the number of the array."""
     jobs = [ResolvedJob.read(run.resolved_path) for run in runs]
-    shown = [job.data.scan.parent for job in jobs]
+    shown = [job.data.scan.parent for job in jobs if job.data.scan is not None]
     series = folder.read()
     submission = Submission(
         runs=runs,

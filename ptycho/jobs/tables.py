@@ -37,6 +37,14 @@ class JobTable:
 class DataTable:
     """What to reconstruct."""
 
+    source: Annotated[
+        Literal["scan", "synthetic"],
+        Field(
+            description="What a network is trained on: the scan, or random scenes that are simulated on the device"
+            ' while it trains (see [synthetic]). With "synthetic" scan may be left out; the network is then tried on a'
+            " simulated scan."
+        ),
+    ] = "scan"
     scan: Annotated[
         str | None,
         Field(description="The scan file, relative to the spec file; its format is recognised by its content."),

@@ -164,3 +164,15 @@ def test_a_scan_given_as_spec_is_recognised(tmp_path):
     (tmp_path / "scan.h5").write_bytes(b"\x89HDF\r\n\xff\xfe")
     with pytest.raises(RequestError, match="not a text file"):
         load_spec(tmp_path / "scan.h5")
+
+
+def test_random_scenes_need_no_scan_but_a_network():
+    spec = parse_spec('[data]\nsource = "synthetic"\n[synthetic]\npatch_sizes = [64, 128]')
+    assert spec.data.scan is None
+    assert spec.synthetic == {"patch_sizes": (64, 128)}
+    with pytest.raises(SpecError, match=r'engine "rpie" trains no network'):
+        parse_spec('[job]\nengine = "rpie"\n[data]\nsource = "synthetic"')
+    with pytest.raises(SpecError, match=r'the table is for data.source = "synthetic"'):
+        parse_spec('[data]\nscan = "a.h5"\n[synthetic]\nphotons = [1e3, 1e4]')
+    with pytest.raises(SpecError, match=r"synthetic.photons = .*both between 1 and"):
+        parse_spec('[data]\nsource = "synthetic"\n[synthetic]\nphotons = [0.0, 1e4]')
