@@ -104,6 +104,9 @@ def _show_needs(job: ResolvedJob, scan: Scan) -> None:
         f"Memory: estimated {most.total_mb:.0f} MB for a rank: program {most.program_mb:.0f}, frames"
         f" {most.frames_mb:.0f}, canvas {most.canvas_mb:.0f}, one step {most.step_mb:.0f}."
     )
+    architecture = job.training.model.architecture
+    if job.uses_network and architecture != "cnn":
+        say(f'The step is that of architecture "cnn"; "{architecture}" was not measured and may need more.')
     node_mb = most.total_mb * job.resources.ranks_per_node
     asked = job.resources.memory_gb
     if asked is not None and node_mb > asked * _MB_PER_GB:

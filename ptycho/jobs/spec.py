@@ -274,7 +274,18 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
         problems.append('data.scan: missing. Name the scan file: scan = "path/to/scan.h5".')
     if scan is not None and scans is not None:
         problems.append("data.scan and data.scans: only one of them may be given.")
-    train = values["data"].get("train")
+    return problems + _series_problems(values, engine)
+
+
+def _series_problems(values: Mapping[str, Mapping[str, Any]], engine: str) -> list[str]:
+    """What is wrong about the network of several scans."""
+    problems = []
+    train, scans = values["data"].get("train"), values["data"].get("scans")
+    if scans is not None and values["data"].get("source") == SYNTHETIC:
+        problems.append(
+            'data.source = "synthetic": not with data.scans. Train such a network first (ptycho run jobs/pretrain.toml),'
+            " then name its run in model.bundle."
+        )
     if train is not None and scans is None:
         problems.append(f"data.train = {shown(train)}: only for several scans (data.scans). One scan trains its own.")
     if train is not None and values["model"].get("bundle"):

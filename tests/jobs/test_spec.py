@@ -146,6 +146,7 @@ def test_a_network_for_several_scans_is_trained_on_one_that_the_user_names(tmp_p
     assert parse_spec(text + "[model]\nbundle = 'wts.h5.zip'\n").is_series
     assert "only one of them" in problems(text + "train = 'c.h5'\n[model]\nbundle = 'wts.h5.zip'\n")[0]
     assert "uses no network" in problems(text + "train = 'c.h5'\n[job]\nengine = 'rpie'\n")[0]
+    assert "Train such a network first" in problems(text + "source = 'synthetic'\n")[0]
     assert "only for several scans" in problems("[data]\nscan = 'a.h5'\ntrain = 'c.h5'\n")[0]
 
 
