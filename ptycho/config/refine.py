@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 EngineName = Literal["none", "rpie", "epie"]
+PositionMethod = Literal["none", "gradient", "correlation"]
+PositionModel = Literal["free", "affine", "drift"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,14 @@ class RefineConfig:
     probe_start_epoch: first epoch, from 1, in which the probe moves
     probe_modes:   incoherent modes; None: as many as the start probe has
     stop_at_plateau: whether to stop before `epochs` when annealed sweeps no longer lower the R-factor
+
+    position_correction: how recorded positions are corrected: "gradient" (Odstrcil et al. 2018), "correlation" (Zhang
+                   et al. 2013), "none"
+    position_search: whether frames are first registered with their neighbours, pair by pair: for errors of many pixels
+    position_model: what the corrections may be: every frame "free", one "affine" map of all, a smooth "drift" in time
+    position_limit_px: largest distance of a corrected position from the recorded one
+    position_step: multiple of the step that the method prescribes
+    position_start_epoch: first epoch, from 1, after which positions move
     """
 
     engine: EngineName = "rpie"
@@ -46,6 +56,12 @@ class RefineConfig:
     probe_start_epoch: int = 1
     probe_modes: int | None = None
     stop_at_plateau: bool = True
+    position_correction: PositionMethod = "none"
+    position_search: bool = False
+    position_model: PositionModel = "free"
+    position_limit_px: float = 5.0
+    position_step: float = 1.0
+    position_start_epoch: int = 4
 
     def __post_init__(self) -> None:
         problems = [
@@ -61,9 +77,29 @@ class RefineConfig:
             *_out_of("anneal_from", self.anneal_from, 0 <= self.anneal_from <= 1, "between 0 and 1"),
             *_out_of("probe_start_epoch", self.probe_start_epoch, self.probe_start_epoch >= 1, "at least 1"),
             *_out_of("probe_modes", self.probe_modes, self.probe_modes is None or self.probe_modes >= 1, "at least 1"),
+            *_out_of(
+                "position_correction",
+                self.position_correction,
+                self.position_correction in get_args(PositionMethod),
+                f"one of {get_args(PositionMethod)}",
+            ),
+            *_out_of(
+                "position_model",
+                self.position_model,
+                self.position_model in get_args(PositionModel),
+                f"one of {get_args(PositionModel)}",
+            ),
+            *_out_of("position_limit_px", self.position_limit_px, self.position_limit_px > 0, "above 0"),
+            *_out_of("position_step", self.position_step, 0 < self.position_step <= 10, "above 0 and at most 10"),
+            *_out_of("position_start_epoch", self.position_start_epoch, self.position_start_epoch >= 1, "at least 1"),
         ]
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def moves_positions(self) -> bool:
+        """Whether any correction of positions is on."""
+        return self.position_correction != "none" or self.position_search
 
     def object_alpha(self, photons_per_pixel: float) -> float:
         """Regularisation of the object's step for a dose: ePIE is rPIE with alpha = 1."""

@@ -9,29 +9,42 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.config import DEFAULT_N_GROUPS, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.refine import RefineConfig
+from ptycho.config.simulate import SimulateConfig
+from ptycho.config.synthetic import SYNTHETIC, SyntheticConfig
 from ptycho.data.formats import open_scan
 from ptycho.data.preparation import prepare
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError, ModelError, PackageError, SpecError
 from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
-from ptycho.jobs.engines import NETWORK
+from ptycho.jobs.engines import NETWORK, PRETRAINED
 from ptycho.jobs.resolved_job import JobData, ResolvedJob, Resources
+from ptycho.jobs.scan_patterns import plain_name
 from ptycho.jobs.spec import JobSpec
 
 # The factory needs torch; named by a string, so that everything else here works without.
 FACTORY_MODULE = "ptycho_torch.config_factory"
+SIMULATION_MODULE = "ptycho_torch.simulate"
 BUNDLE_NAME = "wts.h5.zip"
+PRETRAINED_FOLDER = Path(__file__).parents[1] / "pretrained"
 # What a job trains with where its spec does not say. The configuration classes keep the defaults that older programs
 # expect; with those, a network on a scan with an inexact probe ends worse than a flat object. These were measured with
 # benchmarks/network_from_scratch.py.
 NETWORK_PROFILE = {"gridsize": 2, "batch_size": 4, "nepochs": 8, "probe_trainable": True, "lr_min_ratio": 0.02}
+SYNTHETIC_PROFILE = {
+    "architecture": "unrolled", "model_type": "supervised", "gridsize": 1, "batch_size": 48, "nepochs": 24,
+    "optimizer": "adamw", "weight_decay": 1e-4, "lr_warmup_epochs": 1, "lr_min_ratio": 0.01,
+}  # fmt: skip
 NETWORK_EXECUTION = {"learning_rate": 2e-3, "scheduler": "WarmupCosine", "gradient_clip_val": 1.0}
 
 
 def open_job_scan(data: JobData) -> Scan:
     """The scan of a job, cropped and masked as it asks; frames stay in the file. Raises DataError."""
+    if data.simulated is not None:
+        simulated: Scan = import_module(SIMULATION_MODULE).simulate_scan(data.simulated)
+        return simulated
+    assert data.scan is not None
     return prepare(open_scan(data.scan, data.read), crop_px=data.crop_px, mask_path=data.mask)
 
 
@@ -41,7 +54,8 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     launched_ranks: the number of processes that mpirun or srun has started already, whatever [resources] asks for
     Raises DataError, ModelError, PackageError or SpecError: whatever would fail later fails here, in a second.
     """
-    data = _data(spec)
+    synthetic = SyntheticConfig(**spec.synthetic) if spec.data.source == SYNTHETIC else None
+    data = _data(spec, synthetic)
     scan = open_job_scan(data)
     bundle = _bundle(spec.bundle)
     resources, resource_sources = _resources(spec, launched_ranks)
@@ -51,12 +65,14 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     else:
         training, trail = _plain_training(spec, data, scan), {}
     job = ResolvedJob(
-        name=spec.job.name or _name_of(data.scan),
+        name=spec.job.name or (SYNTHETIC if data.scan is None else plain_name(data.scan)),
         engine=spec.job.engine,
         seed=spec.job.seed,
         data=data,
         training=training,
         bundle=bundle,
+        fine_tune=bundle is not None and "nepochs" in spec.training,
+        synthetic=synthetic,
         refine=_refine(spec),
         execution=execution,
         resources=resources,
@@ -70,11 +86,17 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     return replace(job, sources=_sources(job, told, derived)), scan
 
 
-def _data(spec: JobSpec) -> JobData:
-    assert spec.data.scan is not None  # parse_spec has refused a spec without
+def _data(spec: JobSpec, synthetic: SyntheticConfig | None) -> JobData:
+    """The data table, with a simulated scan where the spec names none."""
+    simulated = None
+    if spec.data.scan is None:
+        assert synthetic is not None  # parse_spec has refused a spec without
+        simulated = SimulateConfig(patch_size=min(synthetic.patch_sizes))
     mask = spec.data.mask
     return JobData(
-        scan=_existing(Path(spec.data.scan), "data.scan"),
+        scan=None if spec.data.scan is None else _existing(Path(spec.data.scan), "data.scan"),
+        source=spec.data.source,
+        simulated=simulated,
         crop_px=spec.data.crop_px,
         mask=_existing(Path(mask), "data.mask") if mask else None,
         validation_fraction=spec.data.validation_fraction,
@@ -100,6 +122,13 @@ def _existing(path: Path, key: str) -> Path:
 def _bundle(path: Path | None) -> Path | None:
     if path is None:
         return None
+    if path == Path(PRETRAINED):
+        if not (PRETRAINED_FOLDER / BUNDLE_NAME).is_file():
+            raise ModelError(
+                f'model.bundle = "{PRETRAINED}": this installation comes without a model. Train one with'
+                " ptycho run jobs/pretrain.toml, and name its run."
+            )
+        path = PRETRAINED_FOLDER
     places = (path / BUNDLE_NAME, path / "model" / BUNDLE_NAME) if path.is_dir() else (path,)
     archive = next((place for place in places if place.is_file()), None)
     if archive is None:
@@ -107,14 +136,6 @@ def _bundle(path: Path | None) -> Path | None:
     if archive.name != BUNDLE_NAME:
         raise ModelError(f"model.bundle = {str(path)!r}: a model archive is called {BUNDLE_NAME}.")
     return archive.resolve()
-
-
-def _name_of(scan: Path) -> str:
-    """A run's name from its scan's file: letters, digits, points, dashes and underscores."""
-    name = "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in scan.stem
-    )
-    return name.lstrip("._-") or "run"
 
 
 def _resources(spec: JobSpec, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:
@@ -190,10 +211,13 @@ def _network_training(
             f'Engine "{NETWORK}" cannot be loaded: {error}'
             ' Install torch with: pip install "ptychopinn[torch]", or choose engine = "rpie".'
         ) from error
-    overrides = {**spec.model, **_with_groups(spec.training, scan), "N": scan.patch_size}
+    is_synthetic = data.source == SYNTHETIC
+    groups = {"n_groups": DEFAULT_N_GROUPS, **spec.training} if is_synthetic else _with_groups(spec.training, scan)
+    overrides = {**spec.model, **groups, "N": scan.patch_size}
+    profile = SYNTHETIC_PROFILE if is_synthetic else NETWORK_PROFILE
     try:
         payload = factory.create_training_payload(
-            data.scan, Path(spec.output.dir), overrides=overrides, execution_config=execution, profile=NETWORK_PROFILE
+            data.scan, Path(spec.output.dir), overrides=overrides, execution_config=execution, profile=profile
         )
     except ValueError as error:
         raise SpecError([str(error)]) from error
@@ -215,12 +239,14 @@ def _with_bundle_model(
     except ValueError as error:
         raise ModelError(str(error)) from error
     model: ModelConfig = payload.tf_inference_config.model
+    if payload.overrides_applied["N_source"] != "archive":  # a model for frames of any size
+        model = replace(model, N=training.model.N)
     if training.model.N != model.N:
         raise ModelError(
             f"The model in {bundle} takes frames of {model.N} × {model.N}, the scan has"
             f" {training.model.N} × {training.model.N}. Set data.crop_px = {model.N}, or train a model for this scan."
         )
-    return replace(training, model=model), trail
+    return replace(training, model=replace(model, model_type=training.model.model_type)), trail
 
 
 def _factory_sources(spec: JobSpec, trail: Mapping[str, Any], bundle: Path | None) -> dict[str, str]:

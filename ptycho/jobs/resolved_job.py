@@ -12,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.refine import RefineConfig
+from ptycho.config.simulate import SimulateConfig
+from ptycho.config.synthetic import SyntheticConfig
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.errors import RequestError
 from ptycho.jobs.engines import NETWORK, stages_of
@@ -20,9 +22,14 @@ from ptycho.jobs.tables import ContainerTable
 
 @dataclass(frozen=True, kw_only=True)
 class JobData:
-    """The scan of a job, all paths absolute; see the [data] table for the keys."""
+    """The scan of a job, all paths absolute; see the [data] table for the keys.
 
-    scan: Path
+    simulated: the scan on which a network that was trained on random scenes is tried, where no scan is given
+    """
+
+    scan: Path | None
+    source: str = "scan"
+    simulated: SimulateConfig | None = None
     crop_px: int | None = None
     mask: Path | None = None
     validation_fraction: float = 0.0
@@ -50,6 +57,7 @@ class Resources:
     mail_user: str | None = None
     mail_type: list[str] | None = None
     max_requeues: int = 20
+    max_parallel_scans: int | None = None
     warning_s: int = 120
     setup: list[str] | None = None
     extra_sbatch: list[str] | None = None
@@ -63,7 +71,10 @@ class Resources:
 class ResolvedJob:
     """Everything that a run needs to know, read-only.
 
-    bundle:  the model archive to apply instead of training one
+    bundle:  the model archive to apply instead of training one, or to train on from
+    fine_tune: whether training goes on from the bundle
+    synthetic: the random scenes to train on; None: the scan
+    train_only: stop when the network is trained; others apply it
     sources: dotted path → where its value came from: "spec", "override", "site" (the site profile), "data" (the scan
              file), "bundle" (the model archive), "execution" (this machine or the execution settings) or "default"
     overrides_applied: the configuration factory's own audit trail
@@ -75,6 +86,9 @@ class ResolvedJob:
     data: JobData
     training: TrainingConfig
     bundle: Path | None
+    fine_tune: bool = False
+    synthetic: SyntheticConfig | None = None
+    train_only: bool = False
     refine: RefineConfig
     execution: PyTorchExecutionConfig
     resources: Resources
@@ -86,7 +100,9 @@ class ResolvedJob:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of the run, in order."""
-        return stages_of(self.engine, self.refine.engine, has_bundle=self.bundle is not None)
+        if self.train_only:
+            return ("train",)
+        return stages_of(self.engine, self.refine.engine, trains=self.bundle is None or self.fine_tune)
 
     @property
     def uses_network(self) -> bool:
@@ -123,11 +139,13 @@ class ResolvedJob:
         training = tables["training"]
         model = training.pop("model") | {"bundle": tables["bundle"]}
         read = tables["data"].pop("read")
+        tables["data"].pop("simulated")
         return {
             "job": {key: tables[key] for key in ("name", "engine", "seed")},
             "data": tables["data"] | read,
             "model": model,
             "training": training,
+            "synthetic": tables["synthetic"] or {},
             "refine": tables["refine"],
             "execution": tables["execution"],
             "resources": tables["resources"],

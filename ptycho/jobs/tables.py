@@ -37,13 +37,28 @@ class JobTable:
 class DataTable:
     """What to reconstruct."""
 
+    source: Annotated[
+        Literal["scan", "synthetic"],
+        Field(
+            description="What a network is trained on: the scan, or random scenes that are simulated on the device"
+            ' while it trains (see [synthetic]). With "synthetic" scan may be left out; the network is then tried on a'
+            " simulated scan."
+        ),
+    ] = "scan"
     scan: Annotated[
         str | None,
         Field(description="The scan file, relative to the spec file; its format is recognised by its content."),
     ] = None
     scans: Annotated[
         list[str] | None,
-        Field(min_length=1, description="Instead of scan: file names and patterns that match exactly one file."),
+        Field(
+            min_length=1,
+            description="Instead of scan: file names and patterns. Every file that they match gets a run of its own.",
+        ),
+    ] = None
+    train: Annotated[
+        str | None,
+        Field(description="With scans and no model.bundle: the scan on which the network for all of them is trained."),
     ] = None
     crop_px: Annotated[
         int | None,
@@ -137,6 +152,14 @@ class ResourcesTable:
             " when a node or a process died.",
         ),
     ] = 20
+    max_parallel_scans: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="How many scans of data.scans are worked on at once. Unset: one on this machine, in Slurm as"
+            " many as the queue allows.",
+        ),
+    ] = None
     warning_s: Annotated[
         int,
         Field(ge=1, description="Seconds before the time limit at which the run saves its state and asks to go on."),

@@ -9,7 +9,9 @@ from torch import Tensor
 _FLOOR = 1e-6
 
 
-def modulus_change(waves: Tensor, amplitude: Tensor, good: Tensor | None, scale: float) -> tuple[Tensor, Tensor]:
+def modulus_change(
+    waves: Tensor, amplitude: Tensor, good: Tensor | None, scale: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """What the modulus projection adds to exit waves, and the R-factor's numerator of the waves as given.
 
     F⁻¹[(√k/√λ − 1)·Fψ] with λ = Σ_m |Fψ_m|²; masked pixels keep their waves (Thibault & Menzel 2013).
@@ -17,7 +19,7 @@ def modulus_change(waves: Tensor, amplitude: Tensor, good: Tensor | None, scale:
     waves:     (position, mode, y, x) complex exit waves; the memory is reused
     amplitude: (position, y, x) √counts, FFT order, zero where masked
     good:      (y, x) 1 where a pixel counts and 0 where it does not, or None
-    scale:     a typical amplitude, for the floor under dark pixels
+    scale:     a typical amplitude, for the floor under dark pixels; a tensor (position, 1, 1) gives each its own
     returns:   (position, mode, y, x) complex, and the scalar Σ|√k − √λ| over good pixels, float32
     """
     size = waves.shape[-1]

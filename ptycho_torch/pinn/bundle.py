@@ -17,6 +17,7 @@ from torch import Tensor
 from ptycho.config.config import ModelConfig, validate_model_config
 from ptycho.errors import ModelError
 from ptycho.whole_file import whole_file
+from ptycho_torch.pinn.card import ModelCard
 from ptycho_torch.pinn.network import PtychoNetwork
 from ptycho_torch.pinn.trained import TrainedModel
 
@@ -73,9 +74,11 @@ def from_parts(manifest: dict[str, Any], weights: dict[str, Tensor], source: Pat
         network.load_state_dict(weights)
         network.window = int(manifest["config"]["window"])
         metrics, history = manifest["config"]["metrics"], manifest["config"]["history"]
+        card = manifest["config"].get("card")
+        known = None if card is None else ModelCard.from_json(card)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise _unusable(source, error) from error
-    return TrainedModel(network.eval(), metrics, history)
+    return TrainedModel(network.eval(), metrics, history, known)
 
 
 def _unusable(path: Path, error: Exception) -> ModelError:
@@ -98,6 +101,7 @@ def _manifest(model: TrainedModel) -> dict[str, Any]:
             "window": model.window,
             "metrics": model.metrics,
             "history": model.history,
+            "card": None if model.card is None else asdict(model.card),
         },
     }
 
