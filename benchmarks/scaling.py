@@ -334,8 +334,8 @@ def main() -> None:
     )
     network = Network(arguments.latency_us * 1e-6, arguments.gigabytes_per_s * 1e9)
     print(
-        f"\npredicted: {side**2} frames of {large.patch_px}², {large.object_px / 1e6:.1f} Mpx of object, training batches"
-        f" of {large.training_batch}, refinement batches of {large.refine_batch};"
+        f"\npredicted: {side**2} frames of {large.patch_px}², {large.object_px / 1e6:.1f} Mpx of object, training"
+        f" batches of {large.training_batch}, refinement batches of {large.refine_batch};"
     )
     print(
         f"ranks as fast as one here, messages of {arguments.latency_us:g} µs, {arguments.gigabytes_per_s:g} GB/s a rank"
