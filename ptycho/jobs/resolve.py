@@ -32,7 +32,16 @@ NETWORK_EXECUTION = {"learning_rate": 2e-3, "scheduler": "WarmupCosine", "gradie
 
 def open_job_scan(data: JobData) -> Scan:
     """The scan of a job, cropped and masked as it asks; frames stay in the file. Raises DataError."""
-    return prepare(open_scan(data.scan, data.read), crop_px=data.crop_px, mask_path=data.mask)
+    return prepare(
+        open_scan(data.scan, data.read),
+        mask_path=data.mask,
+        dark_path=data.dark,
+        threshold_counts=data.threshold_counts,
+        saturation_counts=data.saturation_counts,
+        bin_px=data.bin_px,
+        crop_px=data.crop_px,
+        pad_px=data.pad_px,
+    )
 
 
 def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[ResolvedJob, Scan]:
@@ -43,6 +52,13 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     """
     data = _data(spec)
     scan = open_job_scan(data)
+    if scan.geometry.is_near_field:
+        raise SpecError(
+            [
+                f"data.focus_distance_m = {scan.geometry.focus_distance_m:g}: this version inspects and converts"
+                " near-field scans, but reconstructs only far-field ones."
+            ]
+        )
     bundle = _bundle(spec.bundle)
     resources, resource_sources = _resources(spec, launched_ranks)
     execution = _execution(spec, resources)
@@ -72,13 +88,22 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
 
 def _data(spec: JobSpec) -> JobData:
     assert spec.data.scan is not None  # parse_spec has refused a spec without
-    mask = spec.data.mask
+    table = spec.data
+    files = {
+        name: None if getattr(table, name) is None else _existing(Path(getattr(table, name)), f"data.{name}")
+        for name in ("mask", "dark", "positions", "start")
+    }
     return JobData(
         scan=_existing(Path(spec.data.scan), "data.scan"),
-        crop_px=spec.data.crop_px,
-        mask=_existing(Path(mask), "data.mask") if mask else None,
-        validation_fraction=spec.data.validation_fraction,
-        read=spec.data.read,
+        mask=files["mask"],
+        dark=files["dark"],
+        threshold_counts=table.threshold_counts,
+        saturation_counts=table.saturation_counts,
+        bin_px=table.bin_px,
+        crop_px=table.crop_px,
+        pad_px=table.pad_px,
+        validation_fraction=table.validation_fraction,
+        read=replace(table.read, positions=files["positions"], start=files["start"]),
     )
 
 

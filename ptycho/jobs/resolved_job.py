@@ -23,8 +23,13 @@ class JobData:
     """The scan of a job, all paths absolute; see the [data] table for the keys."""
 
     scan: Path
-    crop_px: int | None = None
     mask: Path | None = None
+    dark: Path | None = None
+    threshold_counts: float | None = None
+    saturation_counts: float | None = None
+    bin_px: int | None = None
+    crop_px: int | None = None
+    pad_px: int | None = None
     validation_fraction: float = 0.0
     read: ReadOverrides = field(default_factory=ReadOverrides)
 
@@ -123,6 +128,8 @@ class ResolvedJob:
         training = tables["training"]
         model = training.pop("model") | {"bundle": tables["bundle"]}
         read = tables["data"].pop("read")
+        # What the reader is told about the crop follows from crop_px.
+        read.pop("window_px")
         return {
             "job": {key: tables[key] for key in ("name", "engine", "seed")},
             "data": tables["data"] | read,

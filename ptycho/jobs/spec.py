@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 KEYS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: table.defaults for name, table in TABLES.items()})
 # Keys that name files to read.
-_INPUT_PATHS = (("data", "scan"), ("data", "mask"), ("model", "bundle"), ("container", "image"))
+_INPUT_PATHS = (
+    ("data", "scan"), ("data", "mask"), ("data", "dark"), ("data", "positions"), ("data", "start"), ("model", "bundle"),
+    ("container", "image"),
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
