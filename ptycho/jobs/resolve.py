@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -18,7 +19,7 @@ from ptycho.errors import DataError, ModelError, PackageError, SpecError
 from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
 from ptycho.jobs.engines import NETWORK
 from ptycho.jobs.resolved_job import JobData, ResolvedJob, Resources
-from ptycho.jobs.spec import JobSpec
+from ptycho.jobs.spec import JobSpec, parse_spec
 
 # The factory needs torch; named by a string, so that everything else here works without.
 FACTORY_MODULE = "ptycho_torch.config_factory"
@@ -32,16 +33,16 @@ NETWORK_EXECUTION = {"learning_rate": 2e-3, "scheduler": "WarmupCosine", "gradie
 
 def open_job_scan(data: JobData) -> Scan:
     """The scan of a job, cropped and masked as it asks; frames stay in the file. Raises DataError."""
-    return prepare(
-        open_scan(data.scan, data.read),
-        mask_path=data.mask,
-        dark_path=data.dark,
-        threshold_counts=data.threshold_counts,
-        saturation_counts=data.saturation_counts,
-        bin_px=data.bin_px,
-        crop_px=data.crop_px,
-        pad_px=data.pad_px,
-    )
+    return prepare(open_scan(data.scan, data.read), **data.preparation)
+
+
+def stated_data(scan: Path, statements: Sequence[str]) -> JobData:
+    """The data of a job that says nothing but its scan and these keys of [data], each "key=value".
+
+    Raises SpecError or DataError as a spec with them would.
+    """
+    overrides = [text if text.startswith("data.") else f"data.{text}" for text in statements]
+    return _data(parse_spec("", overrides=[f"data.scan={json.dumps(str(scan))}", *overrides]))
 
 
 def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[ResolvedJob, Scan]:

@@ -33,6 +33,12 @@ class JobData:
     validation_fraction: float = 0.0
     read: ReadOverrides = field(default_factory=ReadOverrides)
 
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What is done with the frames after reading, as `ptycho.data.preparation.prepare` takes it."""
+        names = ("threshold_counts", "saturation_counts", "bin_px", "crop_px", "pad_px")
+        return {name: getattr(self, name) for name in names} | {"mask_path": self.mask, "dark_path": self.dark}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resources:

@@ -52,7 +52,8 @@ def _unknown(contents: Contents) -> str:
 def _read(module: ModuleType, contents: Contents, said: ReadOverrides) -> Scan:
     try:
         scan: Scan = module.read(contents, said)
-        if said.positions is not None:
+        # Readers of measurements, which know how their frames lie on the detector, have looked for positions already.
+        if said.positions is not None and scan.detector is None:
             scan = with_positions(scan, said.positions)
         if said.start is not None:
             scan = with_start(scan, said.start)

@@ -119,7 +119,7 @@ def write_product(product: Product, path: Path) -> None:
         file["probe"] = product.probe if product.probe.ndim == 4 else product.probe[None]
         file["probe"].attrs.update(pixel_width_m=pixel[1], pixel_height_m=pixel[0])
         file["object"] = layers
-        centre_y, centre_x = _object_centre_m(product.grid, size, pixel)
+        centre_y, centre_x = object_centre_m(product.grid, size, pixel)
         file["object"].attrs.update(
             center_x_m=centre_x, center_y_m=centre_y, pixel_width_m=pixel[1], pixel_height_m=pixel[0]
         )
@@ -197,7 +197,7 @@ class _NpzValues:
     def single(self, name: str, owner: str = "/") -> Any:
         key = name if owner == "/" else f"{owner}_{name}"
         header = self._archive.headers.get(key)
-        return None if header is None or header.shape != () else self._archive.load(key)[()]
+        return None if header is None or header.shape != () else self._archive.load(key).item()
 
 
 def _read_product(contents: Contents, values: _HDF5Values | _NpzValues) -> Product:
@@ -255,7 +255,7 @@ def _real(value: Any, path: Path, what: str) -> float | None:
     return number
 
 
-def _object_centre_m(grid: ObjectGrid, size: int, pixel: Pixel) -> tuple[float, float]:
+def object_centre_m(grid: ObjectGrid, size: int, pixel: Pixel) -> tuple[float, float]:
     """(y, x) of the object's centre in ptychodus' frame."""
     half = size // 2 - (size - 1) / 2
     y, x = (

@@ -168,12 +168,19 @@ def _add_product(measurement: Measurement, product: Product, path: Path, indexes
 
 def read_beside_product(contents: Contents, overrides: ReadOverrides) -> Scan | None:
     """The scan of a product that has its frames in diffraction.h5 beside it; None where there is no such file."""
-    path = contents.path
+    place = _frames_beside(contents.path)
+    return None if place is None else read(look_into(place), replace(overrides, positions=contents.path))
+
+
+def has_frames_beside(path: Path) -> bool:
+    """Whether the frames of the product at this path lie in the same folder."""
+    return _frames_beside(path) is not None
+
+
+def _frames_beside(path: Path) -> Path | None:
     names = [path.name.replace("product", "diffraction", 1)] if "product" in path.name else []
     for name in (*names, "diffraction.h5", "diffraction.npz"):
         place = path.with_name(name)
-        if place.is_file() and place != path:
-            frames = look_into(place)
-            if matches(frames) and product_beside(place) is not None:
-                return read(frames, overrides)
+        if place.is_file() and place != path and matches(look_into(place)):
+            return place
     return None

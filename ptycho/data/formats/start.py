@@ -14,6 +14,7 @@ from ptycho.data.formats.cxi_geometry import read_geometry, read_translations
 from ptycho.data.formats.hdf5_source import HDF5Source, opened
 from ptycho.data.formats.npy import read_array
 from ptycho.data.formats.product import REQUIRED, read_product
+from ptycho.data.formats.ptychodus import has_frames_beside
 from ptycho.data.geometry import Geometry
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import Scan
@@ -39,6 +40,16 @@ class Start:
     positions_px: NDArray[np.float64] | None = None
     geometry: Geometry = field(default_factory=Geometry)
     notes: tuple[str, ...] = ()
+
+
+def is_start(contents: Contents) -> bool:
+    """Whether the file is a reconstruction, and no scan: it has no frames, and none lie beside it."""
+    names = contents.arrays.keys()
+    if set(REQUIRED) <= names:
+        return not has_frames_beside(contents.path)
+    if ptypy.is_ptyr(contents):
+        return True
+    return contents.is_hdf5 and "entry_1/image_1/data" in names and not set(cxi.FRAMES) & names
 
 
 def read_start(path: Path) -> Start:
