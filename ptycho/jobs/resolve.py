@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -21,7 +22,7 @@ from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
 from ptycho.jobs.engines import NETWORK, PRETRAINED
 from ptycho.jobs.resolved_job import JobData, ResolvedJob, Resources
 from ptycho.jobs.scan_patterns import plain_name
-from ptycho.jobs.spec import JobSpec
+from ptycho.jobs.spec import JobSpec, parse_spec
 
 # The factory needs torch; named by a string, so that everything else here works without.
 FACTORY_MODULE = "ptycho_torch.config_factory"
@@ -45,7 +46,16 @@ def open_job_scan(data: JobData) -> Scan:
         simulated: Scan = import_module(SIMULATION_MODULE).simulate_scan(data.simulated)
         return simulated
     assert data.scan is not None
-    return prepare(open_scan(data.scan, data.read), crop_px=data.crop_px, mask_path=data.mask)
+    return prepare(open_scan(data.scan, data.read), **data.preparation)
+
+
+def stated_data(scan: Path, statements: Sequence[str]) -> JobData:
+    """The data of a job that says nothing but its scan and these keys of [data], each "key=value".
+
+    Raises SpecError or DataError as a spec with them would.
+    """
+    overrides = [text if text.startswith("data.") else f"data.{text}" for text in statements]
+    return _data(parse_spec("", overrides=[f"data.scan={json.dumps(str(scan))}", *overrides]), None)
 
 
 def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[ResolvedJob, Scan]:
@@ -57,6 +67,13 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     synthetic = SyntheticConfig(**spec.synthetic) if spec.data.source == SYNTHETIC else None
     data = _data(spec, synthetic)
     scan = open_job_scan(data)
+    if scan.geometry.is_near_field:
+        raise SpecError(
+            [
+                f"data.focus_distance_m = {scan.geometry.focus_distance_m:g}: this version inspects and converts"
+                " near-field scans, but reconstructs only far-field ones."
+            ]
+        )
     bundle = _bundle(spec.bundle)
     resources, resource_sources = _resources(spec, launched_ranks)
     execution = _execution(spec, resources)
@@ -88,19 +105,28 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
 
 def _data(spec: JobSpec, synthetic: SyntheticConfig | None) -> JobData:
     """The data table, with a simulated scan where the spec names none."""
+    table = spec.data
     simulated = None
-    if spec.data.scan is None:
+    if table.scan is None:
         assert synthetic is not None  # parse_spec has refused a spec without
         simulated = SimulateConfig(patch_size=min(synthetic.patch_sizes))
-    mask = spec.data.mask
+    files = {
+        name: None if getattr(table, name) is None else _existing(Path(getattr(table, name)), f"data.{name}")
+        for name in ("scan", "mask", "dark", "positions", "start")
+    }
     return JobData(
-        scan=None if spec.data.scan is None else _existing(Path(spec.data.scan), "data.scan"),
-        source=spec.data.source,
+        scan=files["scan"],
+        source=table.source,
         simulated=simulated,
-        crop_px=spec.data.crop_px,
-        mask=_existing(Path(mask), "data.mask") if mask else None,
-        validation_fraction=spec.data.validation_fraction,
-        read=spec.data.read,
+        mask=files["mask"],
+        dark=files["dark"],
+        threshold_counts=table.threshold_counts,
+        saturation_counts=table.saturation_counts,
+        bin_px=table.bin_px,
+        crop_px=table.crop_px,
+        pad_px=table.pad_px,
+        validation_fraction=table.validation_fraction,
+        read=replace(table.read, positions=files["positions"], start=files["start"]),
     )
 
 

@@ -30,10 +30,21 @@ class JobData:
     scan: Path | None
     source: str = "scan"
     simulated: SimulateConfig | None = None
-    crop_px: int | None = None
     mask: Path | None = None
+    dark: Path | None = None
+    threshold_counts: float | None = None
+    saturation_counts: float | None = None
+    bin_px: int | None = None
+    crop_px: int | None = None
+    pad_px: int | None = None
     validation_fraction: float = 0.0
     read: ReadOverrides = field(default_factory=ReadOverrides)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What is done with the frames after reading, as `ptycho.data.preparation.prepare` takes it."""
+        names = ("threshold_counts", "saturation_counts", "bin_px", "crop_px", "pad_px")
+        return {name: getattr(self, name) for name in names} | {"mask_path": self.mask, "dark_path": self.dark}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,6 +151,8 @@ class ResolvedJob:
         model = training.pop("model") | {"bundle": tables["bundle"]}
         read = tables["data"].pop("read")
         tables["data"].pop("simulated")
+        # What the reader is told about the crop follows from crop_px.
+        read.pop("window_px")
         return {
             "job": {key: tables[key] for key in ("name", "engine", "seed")},
             "data": tables["data"] | read,

@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 KEYS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: table.defaults for name, table in TABLES.items()})
 # Keys that name files to read.
 _INPUT_PATHS = (
-    ("data", "scan"),
-    ("data", "train"),
-    ("data", "mask"),
+    *(("data", key) for key in ("scan", "train", "mask", "dark", "positions", "start")),
     ("model", "bundle"),
     ("container", "image"),
     ("synthetic", "probe_file"),
