@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 EngineName = Literal["none", "rpie", "epie"]
 PositionMethod = Literal["none", "gradient", "correlation"]
-PositionModel = Literal["free", "affine", "drift"]
+BackgroundKind = Literal["none", "constant", "pixel"]
+PositionModel = Literal["free", "affine", "drift", "any"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,17 @@ class RefineConfig:
     position_correction: how recorded positions are corrected: "gradient" (Odstrcil et al. 2018), "correlation" (Zhang
                    et al. 2013), "none"
     position_search: whether frames are first registered with their neighbours, pair by pair: for errors of many pixels
-    position_model: what the corrections may be: every frame "free", one "affine" map of all, a smooth "drift" in time
+    position_model: what the corrections may be: every frame "free" but for their common affine part, which the data
+                   hardly tell; one "affine" map of all; a smooth "drift" in time; or "any"
     position_limit_px: largest distance of a corrected position from the recorded one
     position_step: multiple of the step that the method prescribes
     position_start_epoch: first epoch, from 1, after which positions move
+    frame_intensity: whether every frame has an intensity of its own
+    background:    counts that belong to no wave: "none", one "constant", or one for each detector "pixel"
+    probe_variations: parts of the probe that change from frame to frame (orthogonal probe relaxation, Odstrcil 2016)
+    object_tv:     weight of the object's total variation, which smooths it and keeps edges; 0 is off
+    object_amplitude_max: largest amplitude of the object, whose vacuum is 1; None: no limit
+    probe_support_px: diameter of the disk outside which the probe is dark, in object pixels; None: no limit
     """
 
     engine: EngineName = "rpie"
@@ -62,6 +70,12 @@ class RefineConfig:
     position_limit_px: float = 5.0
     position_step: float = 1.0
     position_start_epoch: int = 4
+    frame_intensity: bool = False
+    background: BackgroundKind = "none"
+    probe_variations: int = 0
+    object_tv: float = 0.0
+    object_amplitude_max: float | None = None
+    probe_support_px: float | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -89,6 +103,23 @@ class RefineConfig:
                 self.position_model in get_args(PositionModel),
                 f"one of {get_args(PositionModel)}",
             ),
+            *_out_of(
+                "background", self.background, self.background in get_args(BackgroundKind), "none, constant or pixel"
+            ),
+            *_out_of("probe_variations", self.probe_variations, 0 <= self.probe_variations <= 20, "between 0 and 20"),
+            *_out_of("object_tv", self.object_tv, 0 <= self.object_tv <= 1, "between 0 and 1"),
+            *_out_of(
+                "object_amplitude_max",
+                self.object_amplitude_max,
+                self.object_amplitude_max is None or self.object_amplitude_max > 0,
+                "above 0",
+            ),
+            *_out_of(
+                "probe_support_px",
+                self.probe_support_px,
+                self.probe_support_px is None or self.probe_support_px > 0,
+                "above 0",
+            ),
             *_out_of("position_limit_px", self.position_limit_px, self.position_limit_px > 0, "above 0"),
             *_out_of("position_step", self.position_step, 0 < self.position_step <= 10, "above 0 and at most 10"),
             *_out_of("position_start_epoch", self.position_start_epoch, self.position_start_epoch >= 1, "at least 1"),
@@ -100,6 +131,11 @@ class RefineConfig:
     def moves_positions(self) -> bool:
         """Whether any correction of positions is on."""
         return self.position_correction != "none" or self.position_search
+
+    @property
+    def constrains(self) -> bool:
+        """Whether any constraint on object or probe is on."""
+        return self.object_tv > 0 or self.object_amplitude_max is not None or self.probe_support_px is not None
 
     def object_alpha(self, photons_per_pixel: float) -> float:
         """Regularisation of the object's step for a dose: ePIE is rPIE with alpha = 1."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from ptycho.data.sharding import hilbert_order, stratified_batches
 from ptycho.errors import DataError
 from ptycho.parallel import Ranks
 from ptycho_torch.physics.patches import Windows
-from ptycho_torch.physics.propagate import to_fft_order
+from ptycho_torch.physics.propagate import Propagator
 
 # Frames are read this many bytes at a time, so that reading needs little more memory than keeping.
 _READ_BYTES = 2**24
@@ -25,13 +25,14 @@ _READ_BYTES = 2**24
 class Problem:
     """Measured amplitudes of the frames that this rank owns, and where they lie in the whole scan.
 
-    amplitude:    (owned, y, x) float32 √counts, FFT order, zero where masked
-    good:         (y, x) float32, FFT order, 1 where a pixel counts and 0 where it does not; None when all do
+    amplitude:    (owned, y, x) float32 √counts, in the propagator's order, zero where masked
+    good:         (y, x) float32, in the same order, 1 where a pixel counts and 0 where it does not; None when all do
     corners_px:   (owned, 2) float64 (y, x) of each window's first pixel on the grid
     frame_index:  (owned,) scan index of each frame
     order:        (n_total,) scan indices of all frames along a space-filling curve, the same on every rank
     mean_photons: counts on good pixels per frame, mean over the whole scan
     amplitude_sum: Σ√counts over the whole scan
+    propagator:   from exit waves to detector waves
     """
 
     amplitude: Tensor
@@ -42,6 +43,7 @@ class Problem:
     grid: ObjectGrid
     mean_photons: float
     amplitude_sum: float
+    propagator: Propagator = field(default_factory=Propagator)
 
     @property
     def n_total(self) -> int:
@@ -83,6 +85,7 @@ def load_problem(scan: Scan, owned: NDArray[np.int64], ranks: Ranks, device: tor
     Raises DataError for unreadable frames or a scan without counts, ValueError when frames are owned twice or by none.
     """
     size, grid = scan.patch_size, scan.grid
+    propagator = Propagator.of(scan.geometry, size, device)
     amplitude = torch.empty(len(owned), size, size, device=device)
     bad = None if scan.mask is None or scan.mask.all() else torch.from_numpy(~scan.mask)
     # Per-frame tallies would not fit many frames; these three do: frames owned, counts, amplitudes.
@@ -95,7 +98,7 @@ def load_problem(scan: Scan, owned: NDArray[np.int64], ranks: Ranks, device: tor
             counts.masked_fill_(bad, 0)
         root = counts.sqrt()
         sums += (len(counts), counts.sum(dtype=torch.float64).item(), root.sum(dtype=torch.float64).item())
-        amplitude[part] = to_fft_order(root).to(device)
+        amplitude[part] = propagator.to_device_order(root).to(device)
     ranks.all_sum(sums)
     if sums[0] != scan.n_positions:
         raise ValueError(
@@ -105,11 +108,12 @@ def load_problem(scan: Scan, owned: NDArray[np.int64], ranks: Ranks, device: tor
         raise DataError(f"{scan.path or scan.name}: no counts on any good pixel; check the frames and the mask.")
     return Problem(
         amplitude=amplitude,
-        good=None if bad is None else to_fft_order((~bad).float()).to(device).contiguous(),
+        good=None if bad is None else propagator.to_device_order((~bad).float()).to(device).contiguous(),
         corners_px=torch.from_numpy(grid.corners_px(scan.positions_px[owned], size)).to(device),
         frame_index=owned,
         order=hilbert_order(scan.positions_px),
         grid=grid,
         mean_photons=float(sums[1] / scan.n_positions),
         amplitude_sum=float(sums[2]),
+        propagator=propagator,
     )

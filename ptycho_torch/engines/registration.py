@@ -26,8 +26,8 @@ from ptycho_torch.physics.modulus import modulus_change
 # Sweeps of the frames on their own, the first in which the probe moves, and the regularisation of a patch's step.
 _SWEEPS, _PROBE_FROM, _ALPHA = 20, 3, 0.1
 # Share of the light inside the window that is solved for.
-_LIT = 0.97
-# Light, of its maximum, from which on a pixel counts fully in the registration: a bright rim must not outweigh the rest.
+_LIT = 0.99
+# Light, of its maximum, from which on a pixel counts fully when patches are compared: no rim may outweigh all.
 _FULL_WEIGHT = 0.2
 # Two patches are compared where they share at least this part of their light; and neighbours are those whose recorded
 # distance is below this part of the beam's width.
@@ -103,7 +103,8 @@ def _solve_frames(problem: Problem, probe: Tensor, ranks: Ranks, side: int) -> T
         for rows in _rows(n, probe.numel(), problem.device):
             frames = _filled(patches[rows], size)
             amplitude = problem.amplitude[rows]
-            change, _ = modulus_change(probe * frames.unsqueeze(1), amplitude, problem.good, scale)
+            waves, kernel = probe * frames.unsqueeze(1), problem.propagator.kernel
+            change, _ = modulus_change(waves, amplitude, problem.good, scale, kernel=kernel)
             if moves_probe:
                 numerator += (frames.conj().unsqueeze(1) * change).sum(0)
                 weight += torch.view_as_real(frames).square().sum((0, -1))

@@ -52,7 +52,7 @@ class SweepingEngine:
         self._problem, self._ranks, self._seed = problem, ranks, seed
         first_probe = start_probe(probe, problem, config.probe_modes)
         image = start_object(object_start, first_probe, problem, ranks)
-        self.estimate = Estimate(problem, image, first_probe, corrections_of(config, problem))
+        self.estimate = Estimate(problem, image, first_probe, corrections_of(config, problem, first_probe))
         self._power = float(first_probe.abs().square().sum(dtype=torch.float64))
         self._history: list[float] = []
         limit = _CHUNK_PX_CPU if problem.device.type == "cpu" else _CHUNK_PX_GPU
