@@ -10,6 +10,9 @@ EngineName = Literal["none", "rpie", "epie", "mpie", "dm", "raar", "lsqml", "gra
 Likelihood = Literal["amplitude", "poisson"]
 Optimizer = Literal["adam", "lbfgs"]
 Batching = Literal["sparse", "compact", "uniform"]
+PositionMethod = Literal["none", "gradient", "correlation"]
+BackgroundKind = Literal["none", "constant", "pixel"]
+PositionModel = Literal["free", "affine", "drift", "any"]
 
 # Batches between two momentum steps of mPIE (T of Maiden, Johnson & Li 2017, in batches instead of positions).
 _MPIE_EVERY = 8
@@ -46,6 +49,21 @@ class RefineConfig:
     probe_start_epoch: first epoch, from 1, in which the probe moves
     probe_modes:   incoherent modes; None: as many as the start probe has
     stop_at_plateau: whether to stop before `epochs` when annealed sweeps no longer lower the R-factor
+
+    position_correction: how recorded positions are corrected: "gradient" (Odstrcil et al. 2018), "correlation" (Zhang
+                   et al. 2013), "none"
+    position_search: whether frames are first registered with their neighbours, pair by pair: for errors of many pixels
+    position_model: what the corrections may be: every frame "free" but for their common affine part, which the data
+                   hardly tell; one "affine" map of all; a smooth "drift" in time; or "any"
+    position_limit_px: largest distance of a corrected position from the recorded one
+    position_step: multiple of the step that the method prescribes
+    position_start_epoch: first epoch, from 1, after which positions move
+    frame_intensity: whether every frame has an intensity of its own
+    background:    counts that belong to no wave: "none", one "constant", or one for each detector "pixel"
+    probe_variations: parts of the probe that change from frame to frame (orthogonal probe relaxation, Odstrcil 2016)
+    object_tv:     weight of the object's total variation, which smooths it and keeps edges; 0 is off
+    object_amplitude_max: largest amplitude of the object, whose vacuum is 1; None: no limit
+    probe_support_px: diameter of the disk outside which the probe is dark, in object pixels; None: no limit
     """
 
     engine: EngineName = "rpie"
@@ -68,6 +86,18 @@ class RefineConfig:
     probe_start_epoch: int = 1
     probe_modes: int | None = None
     stop_at_plateau: bool = True
+    position_correction: PositionMethod = "none"
+    position_search: bool = False
+    position_model: PositionModel = "free"
+    position_limit_px: float = 5.0
+    position_step: float = 1.0
+    position_start_epoch: int = 4
+    frame_intensity: bool = False
+    background: BackgroundKind = "none"
+    probe_variations: int = 0
+    object_tv: float = 0.0
+    object_amplitude_max: float | None = None
+    probe_support_px: float | None = None
 
     def __post_init__(self) -> None:
         problems = [
@@ -99,9 +129,51 @@ class RefineConfig:
             *_out_of("anneal_from", self.anneal_from, 0 <= self.anneal_from <= 1, "between 0 and 1"),
             *_out_of("probe_start_epoch", self.probe_start_epoch, self.probe_start_epoch >= 1, "at least 1"),
             *_out_of("probe_modes", self.probe_modes, self.probe_modes is None or self.probe_modes >= 1, "at least 1"),
+            *_out_of(
+                "position_correction",
+                self.position_correction,
+                self.position_correction in get_args(PositionMethod),
+                f"one of {get_args(PositionMethod)}",
+            ),
+            *_out_of(
+                "position_model",
+                self.position_model,
+                self.position_model in get_args(PositionModel),
+                f"one of {get_args(PositionModel)}",
+            ),
+            *_out_of(
+                "background", self.background, self.background in get_args(BackgroundKind), "none, constant or pixel"
+            ),
+            *_out_of("probe_variations", self.probe_variations, 0 <= self.probe_variations <= 20, "between 0 and 20"),
+            *_out_of("object_tv", self.object_tv, 0 <= self.object_tv <= 1, "between 0 and 1"),
+            *_out_of(
+                "object_amplitude_max",
+                self.object_amplitude_max,
+                self.object_amplitude_max is None or self.object_amplitude_max > 0,
+                "above 0",
+            ),
+            *_out_of(
+                "probe_support_px",
+                self.probe_support_px,
+                self.probe_support_px is None or self.probe_support_px > 0,
+                "above 0",
+            ),
+            *_out_of("position_limit_px", self.position_limit_px, self.position_limit_px > 0, "above 0"),
+            *_out_of("position_step", self.position_step, 0 < self.position_step <= 10, "above 0 and at most 10"),
+            *_out_of("position_start_epoch", self.position_start_epoch, self.position_start_epoch >= 1, "at least 1"),
         ]
         if problems:
             raise ValueError("; ".join(problems))
+
+    @property
+    def moves_positions(self) -> bool:
+        """Whether any correction of positions is on."""
+        return self.position_correction != "none" or self.position_search
+
+    @property
+    def constrains(self) -> bool:
+        """Whether any constraint on object or probe is on."""
+        return self.object_tv > 0 or self.object_amplitude_max is not None or self.probe_support_px is not None
 
     def object_alpha(self, photons_per_pixel: float) -> float:
         """Regularisation of the object's step for a dose: ePIE is rPIE with alpha = 1."""

@@ -18,7 +18,6 @@ from ptycho_torch.engines.sums import share
 from ptycho_torch.engines.sweeping import SweepingEngine
 from ptycho_torch.physics.forward import intensity
 from ptycho_torch.physics.likelihood import amplitude_error, poisson_deviance, r_factor_terms
-from ptycho_torch.physics.propagate import far_field
 
 # Part of the largest illumination added to it before it scales the object's coordinates: dark pixels stay calm.
 _RIDGE = 0.01
@@ -100,7 +99,12 @@ class Gradient(SweepingEngine):
             for part in self._chunks(rows):
                 chunk = estimate.look(part)
                 amplitude = problem.amplitude.index_select(0, part)
-                expected = intensity(far_field(chunk.waves))
+                expected = intensity(problem.propagator.forward(chunk.waves))
+                if estimate.background is not None:
+                    estimate.background.join(
+                        expected.detach().sqrt() * problem.patch_size, amplitude, problem.patch_size
+                    )
+                    expected = expected + estimate.background.counts
                 # Half a deviance per pixel is the negative log-likelihood; Gauss-Newton then scales by about 2.
                 loss = self._deviance(amplitude.square(), expected, problem.good).sum() * (n_good / 4)
                 chunk.waves.retain_grad()

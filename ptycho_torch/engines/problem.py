@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from ptycho.parallel import Ranks
 from ptycho_torch.engines.memory import free_bytes
 from ptycho_torch.engines.streaming import StreamedAmplitude, amplitudes
 from ptycho_torch.physics.patches import Windows
-from ptycho_torch.physics.propagate import to_fft_order
+from ptycho_torch.physics.propagate import Propagator
 
 # Frames are read this many bytes at a time, so that reading needs little more memory than keeping.
 _READ_BYTES = 2**22
@@ -29,13 +29,15 @@ _READ_BYTES = 2**22
 class Problem:
     """Measured amplitudes of the frames that this rank owns, and where they lie in the whole scan.
 
-    amplitude:    (owned, y, x) float32 √counts, FFT order, zero where masked; in memory, or streamed from the file
-    good:         (y, x) float32, FFT order, 1 where a pixel counts and 0 where it does not; None when all do
+    amplitude:    (owned, y, x) float32 √counts, in the propagator's order, zero where masked; in memory, or streamed
+                  from the file
+    good:         (y, x) float32, in the same order, 1 where a pixel counts and 0 where it does not; None when all do
     corners_px:   (owned, 2) float64 (y, x) of each window's first pixel on the grid
     frame_index:  (owned,) scan index of each frame
     order:        (n_total,) scan indices of all frames along a space-filling curve, the same on every rank
     mean_photons: counts on good pixels per frame, mean over the whole scan
     amplitude_sum: Σ√counts over the whole scan
+    propagator:   from exit waves to detector waves
     """
 
     amplitude: Tensor | StreamedAmplitude
@@ -46,6 +48,7 @@ class Problem:
     grid: ObjectGrid
     mean_photons: float
     amplitude_sum: float
+    propagator: Propagator = field(default_factory=Propagator)
 
     @property
     def n_total(self) -> int:
@@ -98,6 +101,7 @@ def load_problem(
     Raises DataError for unreadable frames or a scan without counts, ValueError when frames are owned twice or by none.
     """
     size, grid = scan.patch_size, scan.grid
+    propagator = Propagator.of(scan.geometry, size, device)
     bad = None if scan.mask is None or scan.mask.all() else torch.from_numpy(~scan.mask)
     n_bytes = 4 * len(owned) * size * size
     limit = memory_limit_mb * 1e6 if memory_limit_mb is not None else _default_limit_bytes(ranks, device)
@@ -110,7 +114,7 @@ def load_problem(
         root = amplitudes(scan.frames.read(owned[part]), bad)
         sums += (len(root), root.square().sum(dtype=torch.float64).item(), root.sum(dtype=torch.float64).item())
         if kept is not None:
-            kept[part] = root.to(device)
+            kept[part] = propagator.to_device_order(root).to(device)
     ranks.all_sum(sums)
     if sums[0] != scan.n_positions:
         raise ValueError(
@@ -119,14 +123,15 @@ def load_problem(
     if not sums[1] > 0:
         raise DataError(f"{scan.path or scan.name}: no counts on any good pixel; check the frames and the mask.")
     return Problem(
-        amplitude=kept if kept is not None else StreamedAmplitude(scan.frames, owned, bad, device),
-        good=None if bad is None else to_fft_order((~bad).float()).to(device).contiguous(),
+        amplitude=StreamedAmplitude(scan.frames, owned, bad, propagator, device) if kept is None else kept,
+        good=None if bad is None else propagator.to_device_order((~bad).float()).to(device).contiguous(),
         corners_px=torch.from_numpy(grid.corners_px(scan.positions_px[owned], size)).to(device),
         frame_index=owned,
         order=hilbert_order(scan.positions_px),
         grid=grid,
         mean_photons=float(sums[1] / scan.n_positions),
         amplitude_sum=float(sums[2]),
+        propagator=propagator,
     )
 
 

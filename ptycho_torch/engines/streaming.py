@@ -12,26 +12,31 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.data.scan import Frames
-from ptycho_torch.physics.propagate import to_fft_order
+from ptycho_torch.physics.propagate import Propagator
 
 # Chunks read ahead of the one in work: one to be ready, one under way.
 _AHEAD = 2
 
 
 class StreamedAmplitude:
-    """√counts of this rank's frames (owned, y, x), FFT order, zero where masked; a tensor's few methods, no memory.
+    """√counts of this rank's frames (owned, y, x) in the propagator's order, zero where masked: as a tensor, unloaded.
 
     Chunks that were announced by `plan` are read by a thread while others are worked on, into page-locked memory
     where they go to a GPU.
     """
 
     def __init__(
-        self, frames: Frames, owned: NDArray[np.int64], bad: Tensor | None, device: torch.device | str = "cpu"
+        self,
+        frames: Frames,
+        owned: NDArray[np.int64],
+        bad: Tensor | None,
+        propagator: Propagator,
+        device: torch.device | str = "cpu",
     ) -> None:
         """owned: scan indices, one per row; bad: (y, x) bool, centred, True where a pixel does not count, or None."""
         self.device = torch.device(device)
         self.shape = torch.Size((len(owned), *frames.shape[1:]))
-        self._frames, self._owned, self._bad = frames, owned, bad
+        self._frames, self._owned, self._bad, self._propagator = frames, owned, bad, propagator
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="frames")
         self._planned: deque[Tensor] = deque()
         self._ahead: deque[tuple[Tensor, Future[Tensor]]] = deque()
@@ -64,13 +69,14 @@ class StreamedAmplitude:
             self._ahead.append((rows, self._reader.submit(self._read, rows)))
 
     def _read(self, rows: Tensor) -> Tensor:
-        amplitude = amplitudes(self._frames.read(self._owned[rows.numpy()]), self._bad)
+        root = amplitudes(self._frames.read(self._owned[rows.numpy()]), self._bad)
+        amplitude = self._propagator.to_device_order(root)
         return amplitude.pin_memory() if self.device.type == "cuda" else amplitude
 
 
 def amplitudes(counts: NDArray[np.generic], bad: Tensor | None) -> Tensor:
-    """√counts (position, y, x) float32 in FFT order, zero where bad (y, x), of counts as files hold them."""
+    """√counts (position, y, x) float32, zero where bad (y, x), in the order in which files hold them."""
     values = torch.from_numpy(counts.astype(np.float32))
     if bad is not None:
         values.masked_fill_(bad, 0)
-    return to_fft_order(values.sqrt_())
+    return values.sqrt_()

@@ -52,7 +52,7 @@ class SweepingEngine:
         self._problem, self._ranks, self._seed = problem, ranks, seed
         first_probe = start_probe(probe, problem, config.probe_modes)
         image = start_object(object_start, first_probe, problem, ranks)
-        self.estimate = Estimate(problem, image, first_probe, corrections_of(config, problem))
+        self.estimate = Estimate(problem, image, first_probe, corrections_of(config, problem, first_probe))
         self._power = float(first_probe.abs().square().sum(dtype=torch.float64))
         self._history: list[float] = []
         limit = _CHUNK_PX_CPU if problem.device.type == "cpu" else _CHUNK_PX_GPU
@@ -84,6 +84,8 @@ class SweepingEngine:
         """Sweep once over all frames; see `Engine.run_epoch`."""
         started_s = time.perf_counter()
         step = self._step(epoch)
+        for correction in self.estimate.corrections:
+            correction.begin_epoch(self.estimate, self._ranks, epoch)
         self._history.append(self._sweep(epoch, step) / self._problem.amplitude_sum)
         is_converged = check_convergence(self._history, self.config)
         for correction in self.estimate.corrections:

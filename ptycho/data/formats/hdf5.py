@@ -25,7 +25,7 @@ FORMAT = "ptychopinn-scan"
 VERSION = 1
 # On the Siemens star's frames a fifth smaller than bitshuffle with LZ4; reading costs a few µs more per frame.
 COMPRESSION = hdf5plugin.Bitshuffle(nelems=16384, cname="zstd", clevel=3)
-GEOMETRY_SCALARS = ("energy_eV", "distance_m")
+GEOMETRY_SCALARS = ("energy_eV", "distance_m", "focus_distance_m")
 GEOMETRY_PIXELS = ("detector_pixel_m", "object_pixel_m")
 
 
@@ -120,6 +120,10 @@ def _write_truth(group: h5py.Group, truth: Truth) -> None:
         group["probe"] = truth.probe
     if truth.positions_px is not None:
         group["positions"] = truth.positions_px
+    if truth.slices is not None:
+        group["slices"] = truth.slices
+    if truth.intensity is not None:
+        group["intensity"] = truth.intensity
 
 
 def _read_scan(path: Path, file: h5py.File, overrides: ReadOverrides) -> Scan:
@@ -176,6 +180,8 @@ def _read_truth(group: h5py.Group) -> Truth:
         grid=_grid(image.shape, group["object"].attrs["origin_px"]),
         probe=_array(group, "probe", np.complex64),
         positions_px=_array(group, "positions", np.float64),
+        slices=_array(group, "slices", np.complex64),
+        intensity=_array(group, "intensity", np.float64),
     )
 
 
