@@ -63,11 +63,22 @@ class Correction:
         """Take up what was copied into the states (positions: make windows anew)."""
 
 
-def corrections_of(config: RefineConfig, problem: Problem) -> tuple[Correction, ...]:
+def corrections_of(config: RefineConfig, problem: Problem, probe: Tensor) -> tuple[Correction, ...]:
     """The corrections that the options ask for, in the order in which they act."""
+    # Each of these modules imports the class above.
+    from ptycho_torch.engines.constraints import Constraints
+    from ptycho_torch.engines.light import BackgroundCorrection, IntensityCorrection, ProbeVariation
     from ptycho_torch.engines.positions import PositionCorrection
 
     made: list[Correction] = []
     if config.moves_positions:
         made.append(PositionCorrection(problem, config))
+    if config.probe_variations:
+        made.append(ProbeVariation(problem, config, probe))
+    if config.frame_intensity:
+        made.append(IntensityCorrection(problem))
+    if config.background != "none":
+        made.append(BackgroundCorrection(problem, config))
+    if config.constrains:
+        made.append(Constraints(config))
     return tuple(made)

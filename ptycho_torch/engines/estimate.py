@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from ptycho_torch.engines.corrections import Correction
 from ptycho_torch.engines.problem import Problem
 from ptycho_torch.physics.forward import illuminate
-from ptycho_torch.physics.modulus import modulus_change
+from ptycho_torch.physics.modulus import Background, modulus_change
 from ptycho_torch.physics.patches import Windows, extract_patches
 
 
@@ -43,6 +43,8 @@ class Estimate:
         self.problem, self.object, self.probe = problem, image, probe
         self.windows = problem.windows()
         self.corrections = tuple(corrections)
+        # Counts that belong to no wave; a correction sets and moves them.
+        self.background: Background | None = None
         # A typical amplitude at the detector: the floor under dark pixels follows it.
         self.scale = math.sqrt(problem.mean_photons) / problem.patch_size
 
@@ -60,4 +62,10 @@ class Estimate:
         returns: (position, mode, y, x) complex, and a float32 scalar
         """
         amplitude = self.problem.amplitude.index_select(0, chunk.rows)
-        return modulus_change(chunk.waves if waves is None else waves, amplitude, self.problem.good, self.scale)
+        problem, kernel = self.problem, self.problem.propagator.kernel
+        background = self.background
+        if background is not None and waves is not None:
+            # Other waves than the estimate's own say nothing about its background.
+            background = replace(Background.nothing(amplitude.shape[-2:], amplitude.device), counts=background.counts)
+        waves = chunk.waves if waves is None else waves
+        return modulus_change(waves, amplitude, problem.good, self.scale, kernel=kernel, background=background)
