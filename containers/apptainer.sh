@@ -54,7 +54,8 @@ fetch() {
     flock --wait 600 9 || refuse "Another process has been fetching into $STATE for ten minutes."
     if [[ ! -d $ROOTFS ]]; then
         echo "apptainer.sh: fetching Apptainer from Debian unstable into $ROOTFS (about a minute)." >&2
-        "$HERE/debian.sh" sid apt "$ROOTFS" apptainer,squashfs-tools,squashfuse,mount,ca-certificates
+        "$HERE/debian.sh" sid extract "$ROOTFS" \
+            apptainer,squashfs-tools,squashfuse,mount,util-linux,bash,coreutils,sed,tar,gzip,base-files,ca-certificates
         echo "apptainer.sh: fetched in $((SECONDS - started)) s." >&2
     fi
     exec 9>&-

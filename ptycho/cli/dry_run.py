@@ -18,17 +18,20 @@ _SHOWN_RANKS = 16
 def show_dry_run(spec: Path, overrides: Sequence[str]) -> None:
     """Resolve the job as `submit` would, and show what it would start. Raises what `submit` raises for a wrong spec."""
     from ptycho.jobs.batch_script import script_text
-    from ptycho.jobs.launcher import container_python
-    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.container import inside_text, ranks_python
+    from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.run_folder import RunFolder
     from ptycho.jobs.spec import load_spec
 
-    job, scan = resolve(load_spec(spec, overrides))
+    job, scan = resolve_anywhere(load_spec(spec, overrides))
     folder = RunFolder(job.output_dir / f"{job.name}-DATE-TIME")
     if job.resources.executor == "slurm":
-        say(script_text(folder, job, folder.path / "submitit" / "1", container_python(job)))
+        say(script_text(folder, job, folder.path / "submitit" / "1", ranks_python(folder, job)))
     else:
         say(f"{job.resources.n_ranks} processes on this machine, without a batch script.\n")
+    if job.container.is_entered:
+        say(f"{ranks_python(folder, job)} above means Python inside the image, through this script:\n")
+        say(inside_text(folder, job))
     _show_shares(scan, job.resources.n_ranks)
     given = "".join(f" --set {override}" for override in overrides)
     next_step(f"ptycho submit {spec}{given}")

@@ -121,10 +121,10 @@ def check(
 
     Shows every value with its source, and starts nothing.
     """
-    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.spec import load_spec
 
-    job, scan = resolve(load_spec(spec, overrides or ()))
+    job, scan = resolve_anywhere(load_spec(spec, overrides or ()))
     values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
     shown = {path: value for path, value in values.items() if path in job.sources}
     if as_json:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from ptycho.jobs.tables import PATTERNS
+
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
@@ -25,7 +27,6 @@ _EXPECTED = {
     "path_type": "a path in quotes",
     "none_required": "left out",
 }
-_NAME_LETTERS = "made of letters, digits, points, dashes and underscores"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -120,8 +121,7 @@ def _expectation(detail: ErrorDetails) -> str:
     if kind == "less_than":
         return f"less than {_round(context['lt'])}"
     if kind == "string_pattern_mismatch":
-        option = context.get("pattern", "").startswith("^--")
-        return "one option of sbatch: --name or --name=value" if option else _NAME_LETTERS
+        return PATTERNS[context["pattern"]]
     if kind in ("too_short", "string_too_short"):
         return "not empty"
     return detail["msg"][:1].lower() + detail["msg"][1:]

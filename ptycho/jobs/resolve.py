@@ -17,7 +17,8 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError, ModelError, PackageError, SpecError
 from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
 from ptycho.jobs.engines import NETWORK
-from ptycho.jobs.resolved_job import JobData, ResolvedJob, Resources
+from ptycho.jobs.job_container import resolve_container
+from ptycho.jobs.resolved_job import JobContainer, JobData, ResolvedJob, Resources
 from ptycho.jobs.spec import JobSpec
 
 # The factory needs torch; named by a string, so that everything else here works without.
@@ -41,11 +42,12 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     launched_ranks: the number of processes that mpirun or srun has started already, whatever [resources] asks for
     Raises DataError, ModelError, PackageError or SpecError: whatever would fail later fails here, in a second.
     """
-    data = _data(spec)
+    data = job_data(spec)
     scan = open_job_scan(data)
-    bundle = _bundle(spec.bundle)
-    resources, resource_sources = _resources(spec, launched_ranks)
-    execution = _execution(spec, resources)
+    bundle = bundle_archive(spec.bundle)
+    container = resolve_container(spec, data.scan)
+    resources, resource_sources = _resources(spec, container, launched_ranks)
+    execution = _execution(spec, resources, container)
     if spec.job.engine == NETWORK:
         training, execution, trail = _network_training(spec, data, scan, bundle, execution)
     else:
@@ -60,17 +62,20 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
         refine=_refine(spec),
         execution=execution,
         resources=resources,
-        container=_container(spec),
+        container=container,
         output_dir=Path(spec.output.dir).expanduser().absolute(),
         overrides_applied={key: _plain(value) for key, value in trail.items()},
     )
     derived = {"model.N": "data", **({} if spec.job.name else {"job.name": "data"}), **resource_sources}
     derived |= _factory_sources(spec, trail, bundle)
+    if container.image:
+        derived |= {f"container.{key}": "image" for key in ("image", "digest", "version", "commit", "gpu_option")}
     told = {path: source for path, source in spec.sources.items() if path not in resource_sources}
     return replace(job, sources=_sources(job, told, derived)), scan
 
 
-def _data(spec: JobSpec) -> JobData:
+def job_data(spec: JobSpec) -> JobData:
+    """The [data] table with absolute paths. Raises DataError when a file is not there."""
     assert spec.data.scan is not None  # parse_spec has refused a spec without
     mask = spec.data.mask
     return JobData(
@@ -97,7 +102,8 @@ def _existing(path: Path, key: str) -> Path:
     return path.resolve()
 
 
-def _bundle(path: Path | None) -> Path | None:
+def bundle_archive(path: Path | None) -> Path | None:
+    """The archive that model.bundle means. Raises ModelError when there is none."""
     if path is None:
         return None
     places = (path / BUNDLE_NAME, path / "model" / BUNDLE_NAME) if path.is_dir() else (path,)
@@ -117,12 +123,13 @@ def _name_of(scan: Path) -> str:
     return name.lstrip("._-") or "run"
 
 
-def _resources(spec: JobSpec, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:
+def _resources(spec: JobSpec, container: JobContainer, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:
     table = spec.resources
     sources = {}
     gpus = table.gpus_per_node
     if gpus is None:
-        gpus = 0 if table.executor == "slurm" or spec.execution.get("accelerator") == "cpu" else len(visible_gpus())
+        has_none = table.executor == "slurm" or spec.execution.get("accelerator") == "cpu" or _is_for_cpus(container)
+        gpus = 0 if has_none else len(visible_gpus())
         sources["resources.gpus_per_node"] = "execution"
     ranks = table.ranks_per_node
     if ranks is None:
@@ -151,22 +158,30 @@ def visible_gpus() -> list[int]:
     return sorted(int(number) for number in numbers if number.isdigit())
 
 
-def _execution(spec: JobSpec, resources: Resources) -> PyTorchExecutionConfig:
+def _execution(spec: JobSpec, resources: Resources, container: JobContainer) -> PyTorchExecutionConfig:
     values = {**(NETWORK_EXECUTION if spec.job.engine == NETWORK else {}), **spec.execution}
-    if resources.executor == "slurm" and values.get("accelerator", "auto") == "auto":
+    if values.get("accelerator", "auto") == "auto" and (resources.executor == "slurm" or _is_for_cpus(container)):
         # "auto" looks at the machine it is built on, and a login node says nothing about the nodes of the job.
         values["accelerator"] = "cuda" if resources.gpus_per_node else "cpu"
-    return PyTorchExecutionConfig(**values)
+    execution = PyTorchExecutionConfig(**values)
+    wanted = f"resources.gpus_per_node = {resources.gpus_per_node}" if resources.gpus_per_node else ""
+    if execution.accelerator in ("gpu", "cuda"):
+        wanted = wanted or f'execution.accelerator = "{execution.accelerator}"'
+    if wanted and _is_for_cpus(container):
+        raise SpecError(
+            [f"{wanted}: torch in {container.image} is built for CPUs only. Build an image for GPUs"
+             " (containers/README.md), or ask for none."]
+        )  # fmt: skip
+    return execution
+
+
+def _is_for_cpus(container: JobContainer) -> bool:
+    return container.image is not None and container.gpu_option is None
 
 
 def _refine(spec: JobSpec) -> RefineConfig:
     engine = {} if spec.job.engine == NETWORK else {"engine": spec.job.engine}
     return RefineConfig(**{**spec.refine, **engine})
-
-
-def _container(spec: JobSpec) -> Any:
-    image = spec.container.image
-    return replace(spec.container, image=str(_existing(Path(image), "container.image"))) if image else spec.container
 
 
 def _plain_training(spec: JobSpec, data: JobData, scan: Scan) -> TrainingConfig:
