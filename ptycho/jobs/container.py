@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import shlex
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from ptycho.errors import RequestError
 from ptycho.jobs.json_file import write_text
 from ptycho.jobs.resolved_job import JobContainer, ResolvedJob
-from ptycho.jobs.run_folder import RunFolder
 
 READ, WRITE = "ro", "rw"
 
@@ -78,28 +77,33 @@ def container_program() -> str | None:
     return shutil.which("apptainer") or shutil.which("singularity")
 
 
-def inside_path(folder: RunFolder) -> Path:
-    """The script of a run."""
-    return folder.path / "inside"
+def inside_path(place: Path) -> Path:
+    """The script of a run, or of a series, in whose folder it lies."""
+    return place / "inside"
 
 
-def ranks_python(folder: RunFolder, job: ResolvedJob) -> str | None:
+def ranks_python(place: Path, job: ResolvedJob) -> str | None:
     """The command that stands for Python inside the job's image; None where the ranks use this environment's Python."""
-    return shlex.join([str(inside_path(folder)), "python3"]) if job.container.is_entered else None
+    return shlex.join([str(inside_path(place)), "python3"]) if job.container.is_entered else None
 
 
-def write_inside(folder: RunFolder, job: ResolvedJob) -> None:
-    """Write the script of a run, where it has an image. Raises RequestError when a path cannot be shown inside."""
-    if job.container.is_entered:
-        write_text(inside_path(folder), inside_text(folder, job))
-        inside_path(folder).chmod(0o755)
+def write_inside(place: Path, jobs: Sequence[ResolvedJob]) -> None:
+    """Write the script of a run, or of the runs of a series, where they have an image.
+
+    Raises RequestError when a path cannot be shown inside.
+    """
+    if jobs[0].container.is_entered:
+        write_text(inside_path(place), inside_text(place, jobs))
+        inside_path(place).chmod(0o755)
 
 
-def inside_text(folder: RunFolder, job: ResolvedJob) -> str:
-    """The script that runs its arguments inside the job's image."""
-    inputs = (job.data.scan, *job.container.linked, job.data.mask, job.bundle)
-    folders = shown_folders(inputs, [folder.path])
-    return script_text(job.container, folders, with_gpus=uses_gpus(job))
+def inside_text(place: Path, jobs: Sequence[ResolvedJob]) -> str:
+    """The script that runs its arguments inside the image that the jobs have in common.
+
+    place: the folder that they may write
+    """
+    inputs = [path for job in jobs for path in (job.data.scan, *job.container.linked, job.data.mask, job.bundle)]
+    return script_text(jobs[0].container, shown_folders(inputs, [place]), with_gpus=uses_gpus(jobs[0]))
 
 
 def uses_gpus(job: ResolvedJob) -> bool:

@@ -17,8 +17,7 @@ from ptycho.jobs.resolve import resolve
 from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.spec import load_spec
 from tests.jobs.image_files import write_image, write_image_folder
-from tests.jobs.small_runs import make_run, ptycho, write_spec
-from tests.jobs.test_launcher import write_program
+from tests.jobs.small_runs import make_run, ptycho, write_program, write_spec
 
 
 @pytest.fixture(autouse=True)
@@ -43,7 +42,7 @@ def run(tmp_path, apptainer):
     """A run with an image, ready to start."""
     write_image(tmp_path / "a.sif")
     folder, job = make_run(tmp_path, container__image="a.sif", resources__executor="local")
-    write_inside(folder, job)
+    write_inside(folder.path, [job])
     return folder, job
 
 
@@ -59,7 +58,7 @@ def test_scan_is_shown_to_be_read_and_the_run_to_be_written(tmp_path, run):
     assert call == (
         f"exec --bind {tmp_path}:{tmp_path}:ro --bind {folder.path}:{folder.path}:rw {tmp_path}/a.sif echo a b\n"
     )
-    assert ranks_python(folder, job) == f"{folder.path}/inside python3"
+    assert ranks_python(folder.path, job) == f"{folder.path}/inside python3"
 
 
 def test_outer_folders_come_first_and_inner_ones_only_where_they_differ():
@@ -98,7 +97,7 @@ def test_the_spec_lets_further_variables_folders_and_options_in(tmp_path, apptai
         tmp_path, container__image="a.sif", container__environment=["MY_*", "EXACT"], container__binds=["~/x:/x:ro"],
         container__arguments=["--no-privs"], resources__executor="slurm", resources__gpus_per_node=2,
     )  # fmt: skip
-    write_inside(folder, job)
+    write_inside(folder.path, [job])
     inside(folder, "true", MY_ONE="1", EXACT="2", EXACTLY="3")
     call, seen = (tmp_path / "calls").read_text(), (tmp_path / "environment").read_text()
     assert call.startswith("exec --nv --no-privs --bind ")
@@ -192,7 +191,7 @@ def test_a_path_that_apptainer_would_misread_is_refused(tmp_path, apptainer):
     write_image(odd / "a.sif")
     folder, job = make_run(odd, container__image="a.sif")
     with pytest.raises(RequestError, match="Rename it"):
-        inside_text(folder, job)
+        inside_text(folder.path, [job])
 
 
 def test_a_dry_run_shows_the_script(tmp_path):

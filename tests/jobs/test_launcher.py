@@ -1,6 +1,3 @@
-import os
-import stat
-
 import pytest
 
 from ptycho.errors import PackageError
@@ -11,22 +8,6 @@ from ptycho.jobs.spec import load_spec
 from ptycho.jobs.status import read_status
 from tests.jobs.image_files import write_image
 from tests.jobs.small_runs import make_run, write_spec
-
-
-def write_program(folder, name, script):
-    """A program of this name for the front of PATH."""
-    folder.mkdir(exist_ok=True)
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-@pytest.fixture
-def fake_slurm(tmp_path, monkeypatch):
-    """An sbatch that keeps the script it is given and answers as Slurm does."""
-    write_program(tmp_path / "bin", "sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 4711"')
-    write_program(tmp_path / "bin", "srun", "exit 1")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
 
 
 def test_a_cluster_job_asks_slurm_for_what_the_spec_says(tmp_path, fake_slurm):
