@@ -3,16 +3,22 @@
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
 import pytest
 
+from tests.cluster.conftest import cluster
 from tests.requirements import cannot_run
+
+__all__ = ["cluster"]
 
 ROOT = Path(__file__).parents[2]
 WRAPPER = ROOT / "containers" / "apptainer.sh"
+TORCH_PACKAGES = ("torch", "lightning", "pytorch_lightning", "functorch", "mpi4py")
 STATE = Path(os.environ.get("PTYCHO_CONTAINER_DIR", "/tmp/ptycho-containers"))
 
 
@@ -39,10 +45,31 @@ def image() -> Image:
     """ptycho.sif as `make container` built it."""
     if not (shutil.which("apptainer") or shutil.which("singularity") or (STATE / "apptainer").is_dir()):
         cannot_run("apptainer", "there is no Apptainer (see containers/README.md)")
-    path = ROOT / "ptycho.sif"
+    path = Path(os.environ.get("PTYCHO_TEST_IMAGE", ROOT / "ptycho.sif"))
     if not path.exists():
-        cannot_run("apptainer", "there is no ptycho.sif; build it with: make container")
+        cannot_run("image", f"there is no {path}; build it with: make container")
     return Image(path)
+
+
+@pytest.fixture(scope="session")
+def with_apptainer(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The environment with `apptainer` on PATH: the machine's own, or the wrapper by that name."""
+    folder = tmp_path_factory.mktemp("bin")
+    (folder / "apptainer").symlink_to(WRAPPER)
+    return {**os.environ, "PATH": f"{os.environ['PATH']}{os.pathsep}{folder}", "NO_COLOR": "1"}
+
+
+@pytest.fixture(scope="session")
+def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The `python` of a login node: this environment without torch and all that comes with it."""
+    folder = tmp_path_factory.mktemp("login-node") / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+    (packages,) = folder.glob("lib/python*/site-packages")
+    for path in Path(h5py.__file__).parents[1].iterdir():
+        if not path.name.lower().startswith(TORCH_PACKAGES) and path.suffix != ".pth":
+            (packages / path.name).symlink_to(path)
+    (packages / "ptycho.pth").write_text(f"{ROOT}\n")
+    return folder / "bin" / "python"
 
 
 @pytest.fixture(scope="session")

@@ -53,6 +53,18 @@ def test_image_passes_its_own_test_read_only_and_in_a_clean_environment(image):
     assert image.apptainer("exec", str(image.path), "touch", "/opt/ptycho/new").returncode != 0
 
 
+def test_image_passes_its_own_test_as_a_folder_of_an_ordinary_user(unpacked, tmp_path):
+    if os.getuid() != 0:
+        pytest.skip("only root can be somebody else for a moment")
+    tmp_path.chmod(0o777)
+    user = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env", "HOME=/nonexistent"]
+    done = subprocess.run(
+        [*user, WRAPPER, "test", "--cleanenv", unpacked], cwd="/", capture_output=True, text=True, timeout=420
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "good." in done.stdout.splitlines()[-1]
+
+
 def test_runscript_is_ptycho(image):
     done = image.apptainer("run", "--cleanenv", str(image.path), "--version")
     assert importlib.metadata.version("ptychopinn") in done.stdout
