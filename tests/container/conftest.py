@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,18 +74,23 @@ def without_torch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def unpacked(image: Image, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The image as a folder."""
-    folder = tmp_path_factory.mktemp("image")
-    # Not "build --sandbox", which some roots may not do. Without the mounts the image's own folders are seen.
+def unpacked(image: Image) -> Iterator[Path]:
+    """The image as a folder, where every user can reach it."""
+    # Not "build --sandbox", which leaves nothing of the image's own mount points. Without the mounts they are seen.
     without = ["--no-mount", "home,tmp,cwd,hostfs,bind-paths", "--pwd=/"]
     # What Apptainer puts there, and two empty folders that are apt's own.
-    not_ours = ["proc", "sys", "dev", "etc/resolv.conf", "etc/passwd", "etc/group", "var/*/apt/*/partial"]
-    left_out = [f"--exclude=./{name}" for name in not_ours]
+    mounted = ["proc", "sys", "dev", "etc/resolv.conf", "etc/passwd", "etc/group", "var/*/apt/*/partial"]
+    left_out = [f"--exclude=./{name}" for name in mounted]
     pack = [WRAPPER, "exec", *without, image.path, "tar", "--create", "--directory=/", *left_out, "."]
-    with subprocess.Popen(pack, stdout=subprocess.PIPE) as packing:
-        subprocess.run(["tar", "--extract"], cwd=folder, stdin=packing.stdout, check=True, timeout=240)
-    assert packing.returncode == 0
-    yield folder
-    # More than a gigabyte, which pytest would keep for three runs.
-    shutil.rmtree(folder)
+    with tempfile.TemporaryDirectory(prefix="ptycho-unpacked-") as parent:
+        Path(parent).chmod(0o755)
+        folder = Path(parent) / "image"
+        folder.mkdir()
+        with subprocess.Popen(pack, stdout=subprocess.PIPE) as packing:
+            subprocess.run(["tar", "--extract"], cwd=folder, stdin=packing.stdout, check=True, timeout=600)
+        assert packing.returncode == 0
+        for name in ("proc", "sys", "dev"):
+            (folder / name).mkdir()
+        for name in ("resolv.conf", "passwd", "group"):
+            (folder / "etc" / name).touch()
+        yield folder

@@ -35,7 +35,7 @@ warning_s = 5
 image = "{image}"
 """
 # Loading torch from an image takes a few seconds on a quiet machine and minutes on a busy one.
-PATIENCE_S = 400
+PATIENCE_S = 900
 
 
 def write_spec(folder, image, name, epochs):
@@ -73,15 +73,9 @@ def environment(cluster, with_apptainer):
 
 
 def test_the_demo_from_a_machine_without_torch_on_two_nodes(cluster, environment, image, without_torch, tmp_path):
-    """The Siemens star, shortened: half the detector, one epoch of training, five of refinement."""
+    """The Siemens star, shortened: half the detector, an epoch on 64 groups, eight epochs of refinement."""
     assert subprocess.run([without_torch, "-c", "import torch"], capture_output=True).returncode != 0
-    shorter = [
-        "data.crop_px=64",
-        "training.nepochs=1",
-        "training.n_groups=256",
-        "model.n_filters_scale=1",
-        "refine.epochs=5",
-    ]
+    shorter = ["data.crop_px=64", "training.nepochs=1", "training.n_groups=64", "refine.epochs=8"]
     there = ["resources.executor=slurm", "resources.nodes=2", f"container.image={image.path}"]
     options = [word for value in (*shorter, *there) for word in ("--set", value)]
     ptycho(without_torch, "run", ROOT / "jobs" / "demo.toml", *options, cwd=tmp_path, env=environment)
@@ -99,7 +93,7 @@ def test_the_demo_from_a_machine_without_torch_on_two_nodes(cluster, environment
 
 
 def test_a_preempted_run_inside_the_image_goes_on_and_finishes(cluster, environment, image, tmp_path):
-    spec = write_spec(tmp_path, image, "long", epochs=300)
+    spec = write_spec(tmp_path, image, "long", epochs=200)
     ptycho(sys.executable, "submit", spec, cwd=tmp_path, env=environment)
     folder = only_run(tmp_path)
     job_id = json.loads(folder.launch_path.read_text())["job_id"]
@@ -111,7 +105,7 @@ def test_a_preempted_run_inside_the_image_goes_on_and_finishes(cluster, environm
     cluster.wait_for(job_id, "COMPLETED", restarts=1, timeout_s=PATIENCE_S)
     assert folder.read_state()["status"] == "finished"
     assert folder.read_state()["attempts"] == 2
-    assert refine_epochs(folder) == list(range(1, 301))
+    assert refine_epochs(folder) == list(range(1, 201))
 
 
 def test_ranks_that_srun_starts_inside_the_image_meet_through_pmix(cluster, environment, image, tmp_path):

@@ -232,6 +232,7 @@ def test_ranks_run_inside_the_image_that_the_spec_names(tmp_path, apptainer):
     assert RunFolder.newest(tmp_path / "runs").read_state()["status"] == "finished"
 
 
+@pytest.mark.slow
 def test_a_machine_without_torch_asks_the_image(tmp_path, apptainer, monkeypatch):
     write_image(tmp_path / "a.sif")
     spec = write_spec(
