@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ptycho.data.formats.data_keys import DataKeys
+from ptycho.jobs.tables import PATTERNS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,7 +34,6 @@ _EXPECTED = {
 TABLES_IN_TABLES: Mapping[tuple[int | str, ...], tuple[str, ...]] = {
     ("data", "keys"): tuple(field.name for field in fields(DataKeys))
 }
-_NAME_LETTERS = "made of letters, digits, points, dashes and underscores"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -142,8 +142,7 @@ def _expectation(detail: ErrorDetails) -> str:
     if kind == "less_than":
         return f"less than {_round(context['lt'])}"
     if kind == "string_pattern_mismatch":
-        option = context.get("pattern", "").startswith("^--")
-        return "one option of sbatch: --name or --name=value" if option else _NAME_LETTERS
+        return PATTERNS[context["pattern"]]
     if kind in ("too_short", "string_too_short"):
         return "not empty"
     return detail["msg"][:1].lower() + detail["msg"][1:]

@@ -12,8 +12,17 @@ from ptycho.data.formats.data_keys import DataKeys
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.data.orientation import Axes
 
-_OPTION = r"^--[a-z][a-z-]*(=\S.*)?$"
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+# Pattern → what it asks for, in words.
+OPTION_PATTERN = r"^--[a-z][a-z-]*(=\S.*)?$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+BIND_PATTERN = r"^[^:,]+(:[^:,]*(:(ro|rw))?)?$"
+VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*\*?$"
+PATTERNS = {
+    OPTION_PATTERN: "one option: --name or --name=value",
+    NAME_PATTERN: "made of letters, digits, points, dashes and underscores",
+    BIND_PATTERN: "a folder, or folder:folder-inside, or folder:folder-inside:ro",
+    VARIABLE_PATTERN: "the name of a variable, or its beginning and *",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +31,7 @@ class JobTable:
 
     name: Annotated[
         str | None,
-        Field(pattern=_NAME, description="Name of the run; the run folder begins with it. Unset: the scan's."),
+        Field(pattern=NAME_PATTERN, description="Name of the run; the run folder begins with it. Unset: the scan's."),
     ] = None
     engine: Annotated[
         str,
@@ -236,7 +245,7 @@ class ResourcesTable:
         Field(description='Lines of shell before the ranks start: ["module load python", "export NCCL_DEBUG=WARN"].'),
     ] = None
     extra_sbatch: Annotated[
-        list[Annotated[str, Field(pattern=_OPTION)]] | None,
+        list[Annotated[str, Field(pattern=OPTION_PATTERN)]] | None,
         Field(description='Further options of sbatch: ["--switches=1", "--licenses=scratch"].'),
     ] = None
 
@@ -246,10 +255,26 @@ class ContainerTable:
     """The container in which the ranks run."""
 
     image: Annotated[
-        str | None, Field(description="Apptainer image, relative to the spec file. Unset: this environment.")
+        str | None,
+        Field(description="Apptainer image, a file or a folder, relative to the spec file. Unset: this environment."),
     ] = None
     binds: Annotated[
-        list[str] | None, Field(description='Folders to show inside, as Apptainer writes them: "/data:/data:ro".')
+        list[Annotated[str, Field(pattern=BIND_PATTERN)]] | None,
+        Field(
+            description='Further folders to show inside, as Apptainer writes them: "/data:/data:ro". The folders of'
+            " scan, mask and model (to read) and the run's own are shown anyway."
+        ),
+    ] = None
+    arguments: Annotated[
+        list[Annotated[str, Field(pattern=OPTION_PATTERN)]] | None,
+        Field(description='Further options of "apptainer exec": ["--no-privs", "--no-mount=home"].'),
+    ] = None
+    environment: Annotated[
+        list[Annotated[str, Field(pattern=VARIABLE_PATTERN)]] | None,
+        Field(
+            description='Further variables of the machine that go in, by name or pattern: ["MIOPEN_*"]. Those of'
+            " Slurm, MPI, GPUs, networks and threads do anyway; PYTHONPATH, conda's and others stay outside."
+        ),
     ] = None
 
 
