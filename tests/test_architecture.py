@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "ptycho.data": set(),
     "ptycho.evaluation": {"ptycho.data"},
     "ptycho.report": {"ptycho.data", "ptycho.evaluation"},
-    "ptycho.workflows": {"ptycho.config", "ptycho.params"},
+    "ptycho.workflows": {"ptycho.config", "ptycho.params", "ptycho.raw_data", "ptycho.model_manager"},
     "ptycho.jobs": {"ptycho.config", "ptycho.data", "ptycho.parallel", "ptycho.report", "ptycho.evaluation"},
     "ptycho.cli": {
         "ptycho.config", "ptycho.data", "ptycho.evaluation", "ptycho.jobs", "ptycho.metadata", "ptycho.parallel",

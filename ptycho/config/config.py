@@ -125,8 +125,15 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _fold_n_images(self)
+        # No field: it says how the object was built, and a client's words for it are fixed.
+        self.__dict__["_n_groups_unset"] = self.n_groups is None
         if self.n_groups is None:
             self.n_groups = DEFAULT_N_GROUPS
+
+    @property
+    def leaves_n_groups_open(self) -> bool:
+        """Whether n_groups was left unset when this was built, and nobody has assigned one since."""
+        return bool(self.__dict__.get("_n_groups_unset")) and self.n_groups == DEFAULT_N_GROUPS
 
 
 @dataclass

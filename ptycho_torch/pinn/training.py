@@ -292,7 +292,7 @@ def _fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=False,
-            **ranks_options(ranks),
+            **ranks_options(ranks, is_deterministic=execution.deterministic is not False),
         )
         trainer.fit(module, datamodule=data)
 

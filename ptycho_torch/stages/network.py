@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ptycho.data.image import ObjectImage, write_image
 from ptycho.data.scan import Scan
@@ -18,6 +19,8 @@ from ptycho_torch.device import rank_device
 from ptycho_torch.phase_sync import neighbours_of, synchronise_phases
 from ptycho_torch.stages.refinement import owned_frames
 from ptycho_torch.stitching import Canvas
+
+LEAST_CONFIDENCE = 0.1
 
 if TYPE_CHECKING:
     from ptycho_torch.pinn.trained import TrainedModel
@@ -105,6 +108,43 @@ def stitch_scan(
     synchronise: whether the patches' global phases are made to agree first
     Each rank infers the frames that it owns and the neighbours that overlap them; only canvases travel.
     """
+    patches = infer_scan(
+        model, scan, ranks, device, batch_size=batch_size, on_progress=on_progress, on_message=on_message
+    )
+    return stitch(patches, ranks, device, synchronise=synchronise, on_message=on_message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanPatches:
+    """What the network says about the frames of one rank, before it is put together.
+
+    indices:  (patch,) scan indices: first the `owned` ones, then the neighbours that overlap them
+    patches:  (patch, y, x) complex64 of the lit window, on the CPU; their global phases are free
+    weight:   (y, x) float32 of a patch's pixels, largest value 1
+    residual: (patch,) deviance per pixel
+    probe:    (mode, y, x) complex64, sqrt(photons), to which the patches belong
+    """
+
+    scan: Scan
+    indices: NDArray[np.int64]
+    owned: NDArray[np.int64]
+    patches: torch.Tensor
+    weight: torch.Tensor
+    residual: NDArray[np.float32]
+    probe: NDArray[np.complex64]
+
+
+def infer_scan(
+    model: TrainedModel,
+    scan: Scan,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    batch_size: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_message: Callable[[str], None] = lambda text: None,
+) -> ScanPatches:
+    """The patches of the frames that this rank owns and of their neighbours. Every rank must call it."""
     from ptycho_torch.pinn.inference import infer_patches, mean_photons
 
     owned = owned_frames(scan, ranks)
@@ -122,26 +162,54 @@ def stitch_scan(
         patches[rows], residual[rows], weight = batch.patches.cpu(), batch.residual, batch.weight.cpu()
         done = rows.stop
         on_progress(done, len(indices))
-    sync = synchronise_phases(patches, scan.positions_px, weight, indices=indices, owned=owned, ranks=ranks)
+    return ScanPatches(
+        scan=scan,
+        indices=indices,
+        owned=owned,
+        patches=patches,
+        weight=weight,
+        residual=residual,
+        # The patches belong to this probe, which may have been trained along with the network.
+        probe=np.asarray(model.probe, dtype=np.complex64),
+    )
+
+
+def stitch(
+    found: ScanPatches,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    synchronise: bool = True,
+    on_message: Callable[[str], None] = lambda text: None,
+) -> ObjectImage:
+    """The object of patches, on every rank. Every rank must call it.
+
+    synchronise: whether the patches' global phases are made to agree first
+    """
+    scan, owned = found.scan, found.owned
+    sync = synchronise_phases(
+        found.patches, scan.positions_px, found.weight, indices=found.indices, owned=owned, ranks=ranks
+    )
     if sync.n_components > 1:
         on_message(
             f"The scan falls into {sync.n_components} pieces without overlap; the phase between them stays unknown."
         )
-    canvas = Canvas(scan.grid, model.window, device)
-    # A patch whose neighbours do not agree with it counts less.
-    weights = weight * torch.from_numpy(sync.confidence[owned])[:, None, None] if synchronise else weight
+    canvas = Canvas(scan.grid, found.patches.shape[-1], device)
+    weight = found.weight
+    if synchronise:
+        # A patch whose neighbours do not agree with it counts less; one without neighbours still makes its own image.
+        weight = weight * torch.from_numpy(sync.confidence[owned])[:, None, None].clamp(min=LEAST_CONFIDENCE)
     phasors = torch.from_numpy(sync.phasors[owned]) if synchronise else None
-    canvas.add(patches[: len(owned)], scan.positions_px[owned], weights, phasors)
+    canvas.add(found.patches[: len(owned)], scan.positions_px[owned], weight, phasors)
     canvas.merge(ranks)
     image, coverage = canvas.image()
     frame_residual = np.zeros(scan.n_positions, np.float32)
-    frame_residual[owned] = residual[: len(owned)]
+    frame_residual[owned] = found.residual[: len(owned)]
     ranks.all_sum(frame_residual)
     return ObjectImage(
         object=image.cpu().numpy(),
         coverage=coverage.cpu().numpy(),
         grid=scan.grid,
-        # The patches belong to this probe, which may have been trained along with the network.
-        probe=np.asarray(model.probe, dtype=np.complex64),
+        probe=found.probe,
         per_frame={"confidence": sync.confidence, "residual": frame_residual},
     )
