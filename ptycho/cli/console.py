@@ -78,6 +78,12 @@ def _cell(value: object) -> str:
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: 1 rank, 2 ranks, 2 processes."""
+    ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
+    return f"{number} {thing}{ending}"
+
+
 def duration(seconds: float) -> str:
     """Seconds as people say them: 45 s, 3 min 20 s, 2 h 05 min."""
     whole = round(seconds)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptycho.cli.console import complain, duration, next_step, say, show_table
+from ptycho.cli.console import complain, counted, duration, next_step, say, show_table
 
 if TYPE_CHECKING:
     from ptycho.data.scan import Scan
@@ -43,7 +43,7 @@ def _show_run(spec: JobSpec) -> None:
         place = folder.path / "submitit" / "1"
         say(Submission(runs=[folder], job=job, folder=place, python=ranks_python(folder.path, job)).text())
     else:
-        say(f"{job.resources.n_ranks} processes on this machine, without a batch script.\n")
+        say(f"{counted(job.resources.n_ranks, 'process')} on this machine, without a batch script.\n")
     _show_inside(folder.path, [job])
     _show_needs(job, scan)
 
@@ -83,7 +83,8 @@ def _show_series(spec: JobSpec) -> None:
         _show_inside(folder.path, [*resolved.jobs.values()])
     else:
         say(
-            f"{len(resolved.jobs)} runs of {job.resources.n_ranks} processes on this machine, {at_once or 1} at once.\n"
+            f"{counted(len(resolved.jobs), 'run')} of {counted(job.resources.n_ranks, 'process')} on this machine,"
+            f" {at_once or 1} at once.\n"
         )
     if training is not None:
         say(f"Training, on {training.data.scan}:")
@@ -105,12 +106,16 @@ def _show_needs(job: ResolvedJob, scan: Scan) -> None:
     found = shares(job, scan)
     rows = [(one.rank, one.frames, one.halo, f"{memory_of(job, scan, one).total_mb:.0f} MB") for one in found]
     show_table(("rank", "frames", "halo", "memory"), rows if len(rows) <= _SHOWN_RANKS else [rows[0], rows[-1]])
-    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} on {job.resources.n_ranks} ranks.")
+    ranks = counted(job.resources.n_ranks, "rank")
+    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} on {ranks}.")
     most = max((memory_of(job, scan, one) for one in found), key=lambda needed: needed.total_mb)
     say(
         f"Memory: estimated {most.total_mb:.0f} MB for a rank: program {most.program_mb:.0f}, frames"
         f" {most.frames_mb:.0f}, canvas {most.canvas_mb:.0f}, one step {most.step_mb:.0f}."
     )
+    architecture = job.training.model.architecture
+    if job.uses_network and architecture != "cnn":
+        say(f'The step is that of architecture "cnn"; "{architecture}" was not measured and may need more.')
     node_mb = most.total_mb * job.resources.ranks_per_node
     asked = job.resources.memory_gb
     if asked is not None and node_mb > asked * _MB_PER_GB:

@@ -164,7 +164,7 @@ def show_values(job: ResolvedJob, *, everything: bool) -> None:
 
 def _describe(job: ResolvedJob, scan: Scan) -> None:
     say()
-    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path}")
+    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path or 'a simulated scan'}")
     for assumption in scan.assumptions:
         say(f"Assumed: {assumption}")
     ranks = job.resources.n_ranks

@@ -15,6 +15,9 @@ from ptycho.jobs.run_folder import RunFolder
 if TYPE_CHECKING:
     import submitit
 
+# The ranks part in good order, so the first and the last end at almost the same time.
+LAST_RANK_WITHIN_S = 20
+
 # Run by the host's shell, not by the ranks, because inside a container there is no scontrol. A run that stopped to be
 # continued left the file "requeue". Ranks that were killed left a record that says "running", or a signal's exit code;
 # such a run is only started again when it has come further than at the last such end, so that it cannot go round for
@@ -110,12 +113,10 @@ class Submission:
             "dependency": self.dependency,
             "array_parallelism": min(self.at_once or len(self.runs), len(self.runs)),
             "additional_parameters": self._further_options(),
+            "srun_args": self._srun_options(),
             "setup": self._before_ranks(),
             "teardown": _AFTER_RANKS.splitlines(),
         }
-        if resources.cpus_per_rank:
-            # Since Slurm 22.05 srun no longer takes this from the job.
-            wanted["srun_args"] = [f"--cpus-per-task={resources.cpus_per_rank}"]
         # submitit would take "no time" for five minutes; told None, it leaves the limit to the partition.
         return {key: value for key, value in wanted.items() if value is not None or key == "time"}
 
@@ -130,6 +131,14 @@ class Submission:
             name, equals, value = line.removeprefix("--").partition("=")
             options[name] = value if equals else True
         return options
+
+    def _srun_options(self) -> list[str]:
+        # Ranks notice by themselves when one has died. One that hangs, or that never came to where it could notice, is
+        # ended with the others; srun alone would wait for it for ever.
+        options = [f"--wait={LAST_RANK_WITHIN_S}"]
+        # Since Slurm 22.05 srun no longer takes this from the job.
+        cores = self.job.resources.cpus_per_rank
+        return options + ([f"--cpus-per-task={cores}"] if cores else [])
 
     def _before_ranks(self) -> list[str]:
         if len(self.runs) > 1:

@@ -22,6 +22,7 @@ from ptycho.config.config import (
     validate_training_config,
 )
 from ptycho.config.refine import RefineConfig
+from ptycho.config.synthetic import SyntheticConfig
 from ptycho.jobs.tables import ContainerTable, DataTable, JobTable, OutputTable, ResourcesTable
 
 _STRICT = ConfigDict(extra="forbid", strict=True, protected_namespaces=())
@@ -36,7 +37,8 @@ NOT_IN_MODEL = frozenset({"N"})
 _BUNDLE = Annotated[
     str | None,
     Field(
-        description="A trained model: wts.h5.zip, its folder or its run, from the spec file on. Training is skipped."
+        description='A trained model: wts.h5.zip, its folder or its run, from the spec file on, or "pretrained", the'
+        " one that comes with the program. Training is skipped, or goes on from it where training.nepochs is written."
     ),
 ]
 
@@ -132,6 +134,12 @@ TABLES = {
             without=NOT_IN_TRAINING,
             texts={"n_groups": "Groups drawn from the scan; unset: one for each scan position."},
             check=_check_training,
+        ),
+        Table(
+            "synthetic",
+            SyntheticConfig,
+            'The random scenes of data.source = "synthetic".',
+            check=lambda values: SyntheticConfig(**values),
         ),
         Table(
             "refine",

@@ -102,8 +102,13 @@ def inside_text(place: Path, jobs: Sequence[ResolvedJob]) -> str:
 
     place: the folder that they may write
     """
-    inputs = [path for job in jobs for path in (job.data.scan, *job.container.linked, job.data.mask, job.bundle)]
+    inputs = [path for job in jobs for path in (*job.data.files, *_drawn_on(job))]
     return script_text(jobs[0].container, shown_folders(inputs, [place]), with_gpus=uses_gpus(jobs[0]))
+
+
+def _drawn_on(job: ResolvedJob) -> tuple[Path | None, ...]:
+    probes = job.synthetic.probe_file if job.synthetic else None
+    return (*job.container.linked, job.bundle, probes)
 
 
 def uses_gpus(job: ResolvedJob) -> bool:

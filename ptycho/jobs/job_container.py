@@ -21,7 +21,7 @@ _HARMFUL = {
 }
 
 
-def resolve_container(spec: JobSpec, scan: Path) -> JobContainer:
+def resolve_container(spec: JobSpec, scan: Path | None) -> JobContainer:
     """The job's container, with everything known about its image.
 
     Inside an image that image is the job's, whatever the spec names: containers are not nested.
@@ -41,7 +41,9 @@ def resolve_container(spec: JobSpec, scan: Path) -> JobContainer:
     image = read_image(path.resolve())
     refuse_other_version(image)
     table |= {"binds": [_expanded(bind) for bind in table["binds"]] if table["binds"] else None}
-    return _with_image(JobContainer(**{**table, "image": None}, linked=linked_files(scan), is_entered=True), image)
+    return _with_image(
+        JobContainer(**{**table, "image": None}, linked=linked_files(scan) if scan else (), is_entered=True), image
+    )
 
 
 def _refuse_arguments(arguments: Sequence[str]) -> None:

@@ -18,6 +18,7 @@ from ptycho.jobs import lock
 from ptycho.jobs.batch_script import Submission
 from ptycho.jobs.cluster_job import CANCELLED, UNKNOWN, ClusterJob, cancel_job, find_job
 from ptycho.jobs.container import container_program, ranks_python, write_inside
+from ptycho.jobs.events import Reporter
 from ptycho.jobs.job_container import refuse_other_image
 from ptycho.jobs.json_file import read_json, write_json
 from ptycho.jobs.process import Process
@@ -307,6 +308,7 @@ def settle(folder: RunFolder, job: ClusterJob | None = None) -> str:
         sentence = cause or f"The processes of this run ended before they could say why. {log_hint}"
         state = {**state, "status": "failed", "error": {"message": sentence}}
         folder.write_state(state)
+        Reporter(folder).error(sentence)
     elif state["status"] == "failed" and cause:
         folder.write_state({**state, "error": {**(state["error"] or {}), "message": cause}})
     lock.release(folder)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+from ptycho.data.formats.data_keys import DataKeys
 from ptycho.jobs.tables import PATTERNS
 
 if TYPE_CHECKING:
@@ -22,10 +24,15 @@ _EXPECTED = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text in quotes",
+    "dataclass_type": "a table: { frames = … }",
     "list_type": "a list in square brackets",
     "tuple_type": "a list in square brackets",
     "path_type": "a path in quotes",
     "none_required": "left out",
+}
+# Keys that are tables themselves, with the names in them.
+TABLES_IN_TABLES: Mapping[tuple[int | str, ...], tuple[str, ...]] = {
+    ("data", "keys"): tuple(field.name for field in fields(DataKeys))
 }
 
 
@@ -57,6 +64,9 @@ def type_problems(details: Sequence[ErrorDetails], tables: Mapping[str, Iterable
         if detail["type"] == "extra_forbidden":
             problems.append(_unknown(detail, tables))
             continue
+        if detail["type"] in ("unexpected_keyword_argument", "missing"):
+            problems.append(_unknown_inside(detail))
+            continue
         place = _place(detail)
         values[place] = detail["input"]
         expected.setdefault(place, []).append(_expectation(detail))
@@ -65,10 +75,21 @@ def type_problems(details: Sequence[ErrorDetails], tables: Mapping[str, Iterable
     return problems
 
 
+def _unknown_inside(detail: ErrorDetails) -> str:
+    """What is wrong with the keys of a table in a table."""
+    known = TABLES_IN_TABLES[detail["loc"][:2]]
+    if detail["type"] == "missing":
+        return f"{_dotted(detail['loc'])}: missing; it must be given with the others."
+    near = closest(str(detail["loc"][-1]), known)
+    hint = f'Did you mean "{near}"?' if near else f"There are: {', '.join(known)}."
+    return f"{_dotted(detail['loc'])}: there is no such key. {hint}"
+
+
 def _place(detail: ErrorDetails) -> tuple[int | str, ...]:
     """Table, key and index; pydantic appends the branch of a union, which says nothing to a user."""
-    table_and_key = detail["loc"][:2]
-    return (*table_and_key, *(part for part in detail["loc"][2:] if isinstance(part, int)))
+    depth = 3 if detail["loc"][:2] in TABLES_IN_TABLES else 2
+    table_and_key = detail["loc"][:depth]
+    return (*table_and_key, *(part for part in detail["loc"][depth:] if isinstance(part, int)))
 
 
 def _dotted(place: Sequence[int | str]) -> str:

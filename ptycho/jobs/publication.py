@@ -165,7 +165,7 @@ def provenance(job: ResolvedJob, scan: Scan) -> dict[str, str]:
     """Where the result came from, in words."""
     told = {str(key): str(value) for key, value in scan.provenance.items()}
     return {
-        "scan": str(job.data.scan),
+        "scan": "simulated" if job.data.scan is None else str(job.data.scan),
         **{f"scan {key}": value for key, value in told.items()},
         "engine": job.engine,
         "seed": str(job.seed),

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.config import DEFAULT_N_GROUPS, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.refine import RefineConfig
+from ptycho.config.simulate import SimulateConfig
+from ptycho.config.synthetic import SYNTHETIC, SyntheticConfig
 from ptycho.data.formats import open_scan
 from ptycho.data.preparation import prepare
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError, ModelError, PackageError, SpecError
 from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
-from ptycho.jobs.engines import NETWORK
+from ptycho.jobs.engines import NETWORK, PRETRAINED
 from ptycho.jobs.job_container import resolve_container
 from ptycho.jobs.resolved_job import JobContainer, JobData, ResolvedJob, Resources
 from ptycho.jobs.scan_patterns import plain_name
-from ptycho.jobs.spec import JobSpec
+from ptycho.jobs.spec import JobSpec, parse_spec
 
 # The factory needs torch; named by a string, so that everything else here works without.
 FACTORY_MODULE = "ptycho_torch.config_factory"
+SIMULATION_MODULE = "ptycho_torch.simulate"
 BUNDLE_NAME = "wts.h5.zip"
+PRETRAINED_FOLDER = Path(__file__).parents[1] / "pretrained"
 # What a job trains with where its spec does not say. The configuration classes keep the defaults that older programs
 # expect; with those, a network on a scan with an inexact probe ends worse than a flat object. These were measured with
 # benchmarks/network_from_scratch.py.
 NETWORK_PROFILE = {"gridsize": 2, "batch_size": 4, "nepochs": 8, "probe_trainable": True, "lr_min_ratio": 0.02}
+SYNTHETIC_PROFILE = {
+    "architecture": "unrolled", "model_type": "supervised", "gridsize": 1, "batch_size": 48, "nepochs": 24,
+    "optimizer": "adamw", "weight_decay": 1e-4, "lr_warmup_epochs": 1, "lr_min_ratio": 0.01,
+}  # fmt: skip
 NETWORK_EXECUTION = {"learning_rate": 2e-3, "scheduler": "WarmupCosine", "gradient_clip_val": 1.0}
 
 
 def open_job_scan(data: JobData) -> Scan:
     """The scan of a job, cropped and masked as it asks; frames stay in the file. Raises DataError."""
-    return prepare(open_scan(data.scan, data.read), crop_px=data.crop_px, mask_path=data.mask)
+    if data.simulated is not None:
+        simulated: Scan = import_module(SIMULATION_MODULE).simulate_scan(data.simulated)
+        return simulated
+    assert data.scan is not None
+    return prepare(open_scan(data.scan, data.read), **data.preparation)
+
+
+def stated_data(scan: Path, statements: Sequence[str]) -> JobData:
+    """The data of a job that says nothing but its scan and these keys of [data], each "key=value".
+
+    Raises SpecError or DataError as a spec with them would.
+    """
+    overrides = [text if text.startswith("data.") else f"data.{text}" for text in statements]
+    return job_data(parse_spec("", overrides=[f"data.scan={json.dumps(str(scan))}", *overrides]))
 
 
 def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[ResolvedJob, Scan]:
@@ -45,6 +67,14 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     """
     data = job_data(spec)
     scan = open_job_scan(data)
+    if scan.geometry.is_near_field:
+        raise SpecError(
+            [
+                f"data.focus_distance_m = {scan.geometry.focus_distance_m:g}: this version inspects and converts"
+                " near-field scans, but reconstructs only far-field ones."
+            ]
+        )
+    synthetic = _synthetic(spec)
     bundle = bundle_archive(spec.bundle)
     container = resolve_container(spec, data.scan)
     resources, resource_sources = _resources(spec, container, launched_ranks)
@@ -54,12 +84,14 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     else:
         training, trail = _plain_training(spec, data, scan), {}
     job = ResolvedJob(
-        name=spec.job.name or plain_name(data.scan),
+        name=spec.job.name or (SYNTHETIC if data.scan is None else plain_name(data.scan)),
         engine=spec.job.engine,
         seed=spec.job.seed,
         data=data,
         training=training,
         bundle=bundle,
+        fine_tune=bundle is not None and "nepochs" in spec.training,
+        synthetic=synthetic,
         refine=_refine(spec),
         execution=execution,
         resources=resources,
@@ -75,16 +107,38 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     return replace(job, sources=_sources(job, told, derived)), scan
 
 
+def _synthetic(spec: JobSpec) -> SyntheticConfig | None:
+    return SyntheticConfig(**spec.synthetic) if spec.data.source == SYNTHETIC else None
+
+
 def job_data(spec: JobSpec) -> JobData:
-    """The [data] table with absolute paths. Raises DataError when a file is not there."""
-    assert spec.data.scan is not None  # parse_spec has refused a spec without
-    mask = spec.data.mask
+    """The [data] table with absolute paths, and a simulated scan where it names none.
+
+    Raises DataError when a file is not there.
+    """
+    table = spec.data
+    simulated = None
+    if table.scan is None:
+        synthetic = _synthetic(spec)
+        assert synthetic is not None  # parse_spec has refused a spec without
+        simulated = SimulateConfig(patch_size=min(synthetic.patch_sizes))
+    files = {
+        name: None if getattr(table, name) is None else _existing(Path(getattr(table, name)), f"data.{name}")
+        for name in ("scan", "mask", "dark", "positions", "start")
+    }
     return JobData(
-        scan=_existing(Path(spec.data.scan), "data.scan"),
-        crop_px=spec.data.crop_px,
-        mask=_existing(Path(mask), "data.mask") if mask else None,
-        validation_fraction=spec.data.validation_fraction,
-        read=spec.data.read,
+        scan=files["scan"],
+        source=table.source,
+        simulated=simulated,
+        mask=files["mask"],
+        dark=files["dark"],
+        threshold_counts=table.threshold_counts,
+        saturation_counts=table.saturation_counts,
+        bin_px=table.bin_px,
+        crop_px=table.crop_px,
+        pad_px=table.pad_px,
+        validation_fraction=table.validation_fraction,
+        read=replace(table.read, positions=files["positions"], start=files["start"]),
     )
 
 
@@ -107,6 +161,13 @@ def bundle_archive(path: Path | None) -> Path | None:
     """The archive that model.bundle means. Raises ModelError when there is none."""
     if path is None:
         return None
+    if path == Path(PRETRAINED):
+        if not (PRETRAINED_FOLDER / BUNDLE_NAME).is_file():
+            raise ModelError(
+                f'model.bundle = "{PRETRAINED}": this installation comes without a model. Train one with'
+                " ptycho run jobs/pretrain.toml, and name its run."
+            )
+        path = PRETRAINED_FOLDER
     places = (path / BUNDLE_NAME, path / "model" / BUNDLE_NAME) if path.is_dir() else (path,)
     archive = next((place for place in places if place.is_file()), None)
     if archive is None:
@@ -198,10 +259,13 @@ def _network_training(
             f'Engine "{NETWORK}" cannot be loaded: {error}'
             ' Install torch with: pip install "ptychopinn[torch]", or choose engine = "rpie".'
         ) from error
-    overrides = {**spec.model, **_with_groups(spec.training, scan), "N": scan.patch_size}
+    is_synthetic = data.source == SYNTHETIC
+    groups = {"n_groups": DEFAULT_N_GROUPS, **spec.training} if is_synthetic else _with_groups(spec.training, scan)
+    overrides = {**spec.model, **groups, "N": scan.patch_size}
+    profile = SYNTHETIC_PROFILE if is_synthetic else NETWORK_PROFILE
     try:
         payload = factory.create_training_payload(
-            data.scan, Path(spec.output.dir), overrides=overrides, execution_config=execution, profile=NETWORK_PROFILE
+            data.scan, Path(spec.output.dir), overrides=overrides, execution_config=execution, profile=profile
         )
     except ValueError as error:
         raise SpecError([str(error)]) from error
@@ -223,12 +287,14 @@ def _with_bundle_model(
     except ValueError as error:
         raise ModelError(str(error)) from error
     model: ModelConfig = payload.tf_inference_config.model
+    if payload.overrides_applied["N_source"] != "archive":  # a model for frames of any size
+        model = replace(model, N=training.model.N)
     if training.model.N != model.N:
         raise ModelError(
             f"The model in {bundle} takes frames of {model.N} × {model.N}, the scan has"
             f" {training.model.N} × {training.model.N}. Set data.crop_px = {model.N}, or train a model for this scan."
         )
-    return replace(training, model=model), trail
+    return replace(training, model=replace(model, model_type=training.model.model_type)), trail
 
 
 def _factory_sources(spec: JobSpec, trail: Mapping[str, Any], bundle: Path | None) -> dict[str, str]:

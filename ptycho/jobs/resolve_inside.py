@@ -49,7 +49,7 @@ def _accelerator(spec: JobSpec) -> str:
 def _resolve_inside(spec: JobSpec) -> ResolvedJob:
     data = job_data(spec)
     container = resolve_container(spec, data.scan)
-    folders = shown_folders((data.scan, *container.linked, data.mask, bundle_archive(spec.bundle)), [])
+    folders = shown_folders((*data.files, *container.linked, bundle_archive(spec.bundle)), [])
     script = script_text(container, folders, with_gpus=_accelerator(spec) != "cpu")
     command = ["bash", "-c", script, "inside", "python3", "-W", "ignore", "-m", "ptycho.jobs.resolve_inside"]
     # The current folder may be another one inside.

@@ -12,6 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.refine import RefineConfig
+from ptycho.config.simulate import SimulateConfig
+from ptycho.config.synthetic import SyntheticConfig
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.errors import RequestError
 from ptycho.jobs.engines import NETWORK, stages_of
@@ -19,13 +21,35 @@ from ptycho.jobs.engines import NETWORK, stages_of
 
 @dataclass(frozen=True, kw_only=True)
 class JobData:
-    """The scan of a job, all paths absolute; see the [data] table for the keys."""
+    """The scan of a job, all paths absolute; see the [data] table for the keys.
 
-    scan: Path
-    crop_px: int | None = None
+    simulated: the scan on which a network that was trained on random scenes is tried, where no scan is given
+    """
+
+    scan: Path | None
+    source: str = "scan"
+    simulated: SimulateConfig | None = None
     mask: Path | None = None
+    dark: Path | None = None
+    threshold_counts: float | None = None
+    saturation_counts: float | None = None
+    bin_px: int | None = None
+    crop_px: int | None = None
+    pad_px: int | None = None
     validation_fraction: float = 0.0
     read: ReadOverrides = field(default_factory=ReadOverrides)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the data are made of."""
+        named = (self.scan, self.mask, self.dark, self.read.positions, self.read.start)
+        return tuple(path for path in named if path is not None)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What is done with the frames after reading, as `ptycho.data.preparation.prepare` takes it."""
+        names = ("threshold_counts", "saturation_counts", "bin_px", "crop_px", "pad_px")
+        return {name: getattr(self, name) for name in names} | {"mask_path": self.mask, "dark_path": self.dark}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +110,9 @@ class JobContainer:
 class ResolvedJob:
     """Everything that a run needs to know, read-only.
 
-    bundle:  the model archive to apply instead of training one
+    bundle:  the model archive to apply instead of training one, or to train on from
+    fine_tune: whether training goes on from the bundle
+    synthetic: the random scenes to train on; None: the scan
     train_only: stop when the network is trained; others apply it
     sources: dotted path → where its value came from: "spec", "override", "site" (the site profile), "data" (the scan
              file), "bundle" (the model archive), "image" (the container image), "execution" (this machine or the
@@ -100,6 +126,8 @@ class ResolvedJob:
     data: JobData
     training: TrainingConfig
     bundle: Path | None
+    fine_tune: bool = False
+    synthetic: SyntheticConfig | None = None
     train_only: bool = False
     refine: RefineConfig
     execution: PyTorchExecutionConfig
@@ -114,7 +142,7 @@ class ResolvedJob:
         """The stages of the run, in order."""
         if self.train_only:
             return ("train",)
-        return stages_of(self.engine, self.refine.engine, has_bundle=self.bundle is not None)
+        return stages_of(self.engine, self.refine.engine, trains=self.bundle is None or self.fine_tune)
 
     @property
     def uses_network(self) -> bool:
@@ -151,11 +179,15 @@ class ResolvedJob:
         training = tables["training"]
         model = training.pop("model") | {"bundle": tables["bundle"]}
         read = tables["data"].pop("read")
+        tables["data"].pop("simulated")
+        # What the reader is told about the crop follows from crop_px.
+        read.pop("window_px")
         return {
             "job": {key: tables[key] for key in ("name", "engine", "seed")},
             "data": tables["data"] | read,
             "model": model,
             "training": training,
+            "synthetic": tables["synthetic"] or {},
             "refine": tables["refine"],
             "execution": tables["execution"],
             "resources": tables["resources"],

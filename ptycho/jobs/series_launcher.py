@@ -38,6 +38,8 @@ from ptycho.jobs.series_table import collect
 
 # Reading a table's worth of small files takes a second; a slow file system may take a minute.
 _COLLECT_LIMIT_MIN = 15
+# Slurm's own default allows arrays of 1001 tasks.
+_ARRAY_TASKS = 1000
 
 
 @dataclass(frozen=True)
@@ -170,8 +172,12 @@ def _submit(folder: SeriesFolder, runs: Sequence[RunFolder], attempt: int) -> li
         started = start(folder.training, ResolvedJob.read(folder.training.resolved_path))
         job_ids.append(str(started.job_id))
         dependency = f"afterok:{started.job_id}"
-    if rest:
-        job_ids.append(_start_array(folder, rest, place / "scans", dependency))
+    trained = dependency
+    for number, first in enumerate(range(0, len(rest), _ARRAY_TASKS)):
+        part, name = rest[first : first + _ARRAY_TASKS], f"scans-{number}" if number else "scans"
+        job_ids.append(_start_array(folder, part, place / name, dependency))
+        # One array after the other, so that together they keep to what may be worked on at once.
+        dependency = ",".join(filter(None, [trained, f"afterany:{job_ids[-1]}"]))
     # Runs that an earlier start left in the queue belong into the table too.
     others = {job.job_id.partition("_")[0] for job in jobs_of(folder).values() if not job.is_over}
     after = ":".join(sorted({*job_ids, *others}, key=int))

@@ -86,7 +86,7 @@ def test_an_unreadable_folder_is_named(folder):
     mortal = [] if os.getuid() else ["setpriv", "--bounding-set=-dac_override,-dac_read_search"]
     done = subprocess.run(
         [*mortal, sys.executable, "-m", "ptycho", "check", "job.toml", "--set", "data.scan=locked/scan.h5"],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert "locked" in assert_one_sentence(done, 2)
 
@@ -104,7 +104,7 @@ def test_a_full_disk_is_named_and_no_file_is_half_written(folder, size, code):
     )
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script],
-        cwd=folder, env=environment(), capture_output=True, text=True, timeout=120, check=False,
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=400, check=False,
     )  # fmt: skip
     assert "full" in assert_one_sentence(done, code) or "space" in done.stderr
     assert "LEFT" not in done.stderr

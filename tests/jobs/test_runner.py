@@ -87,7 +87,7 @@ def test_a_stage_during_which_the_run_was_asked_to_stop_is_taken_up_again(tmp_pa
         start_here(folder)
     assert folder.read_state()["status"] == "cancelled"
     assert read_records(folder)[0].status == CANCELLED
-    assert read_lines(folder.events_path)[-1]["event"] == "cancelling"
+    assert [event["event"] for event in read_lines(folder.events_path)] == ["started", "stage", "cancelling"]
     stages.refine = works
     start_here(folder)
     assert stages.called == ["refine", "evaluate"]
