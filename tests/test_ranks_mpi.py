@@ -111,6 +111,25 @@ def test_mpi_ranks_get_the_process_group_that_training_needs(tmp_path):
     assert said == [[0, 2, 1.5, "127.0.0.1", False], [1, 2, 1.5, "127.0.0.1", False]]
 
 
+SHUTS_DOWN_AT_ONCE = """
+import sys
+import torch
+from ptycho.parallel import find_ranks
+from ptycho_torch.ranks import ensure_process_group
+ranks = find_ranks()
+ensure_process_group(ranks)
+model = torch.nn.parallel.DistributedDataParallel(torch.nn.Linear(1, 1, bias=False))
+say(ranks.rank, "trains")
+# What waits for the interpreter lock gets it only where the main thread gives it away.
+sys.setswitchinterval(1000)
+model(torch.ones(1, 1)).sum().backward()
+"""
+
+
+def test_a_process_may_end_right_after_its_last_backward_pass(tmp_path):
+    assert mpirun(2, SHUTS_DOWN_AT_ONCE, tmp_path) == ["trains", "trains"]
+
+
 FIND = """
 from ptycho.errors import RanksError
 from ptycho.parallel import find_ranks

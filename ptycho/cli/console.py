@@ -50,19 +50,24 @@ def _finite(content: Any) -> Any:
 
 def show_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: drawn by rich in a terminal, aligned columns of plain text elsewhere."""
-    cells = [[_cell(value) for value in row] for row in rows]
     if is_terminal():
         from rich.console import Console
         from rich.table import Table
 
         table = Table(*headers, box=None, header_style="bold", pad_edge=False)
-        for row in cells:
-            table.add_row(*row)
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row))
         Console(highlight=False, markup=False).print(table)
         return
-    widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
-    for row in [list(headers), *cells]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in table_lines(headers, rows):
+        typer.echo(line)
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table as lines of plain text, its columns aligned."""
+    table = [list(headers), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(headers))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def _cell(value: object) -> str:

@@ -41,6 +41,12 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     """
     from ptycho.jobs.spec import load_spec
 
+    loaded = load_spec(spec, overrides or ())
+    if loaded.is_series:
+        from ptycho.cli.series import run_series
+
+        run_series(loaded, overrides or ())
+        return
     _run(lambda: load_spec(spec, overrides or ()), overrides or [])
 
 
@@ -93,6 +99,11 @@ def submit(
     loaded = load_spec(spec, overrides or ())
     if loaded.resources.executor == "here":
         raise RequestError('submit needs resources.executor = "local" or "slurm"; "here" means: ptycho run.')
+    if loaded.is_series:
+        from ptycho.cli.series import submit_series
+
+        submit_series(loaded, overrides or ())
+        return
     folder, job, _ = new_run(loaded, overrides or ())
     submitted = start(folder, job)
     kind = "Slurm job" if job.resources.executor == "slurm" else "process"
@@ -103,14 +114,20 @@ def submit(
 def resume(path: RunPath = None) -> None:
     """Go on with an interrupted run.
 
-    It failed, was stopped or was killed; it goes on at the stage and epoch whose state was saved last.
+    It failed, was stopped or was killed; it goes on at the stage and epoch whose state was saved last. Of a series of
+    scans, whatever is not finished is started again.
     """
     from ptycho.jobs import lock
     from ptycho.jobs.launcher import settle
     from ptycho.jobs.resolved_job import ResolvedJob
-    from ptycho.jobs.run_folder import RunFolder
+    from ptycho.jobs.series import SeriesFolder, find_folder
 
-    folder = RunFolder.open(path) if path else RunFolder.newest(Path("runs"))
+    folder = find_folder(path)
+    if isinstance(folder, SeriesFolder):
+        from ptycho.cli.series import resume_series
+
+        resume_series(folder)
+        return
     job = ResolvedJob.read(folder.resolved_path)
     ranks = _launched_ranks()
     if ranks is None and lock.owner(folder) is None:

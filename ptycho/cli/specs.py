@@ -124,9 +124,14 @@ def check(
     from ptycho.jobs.resolve import resolve
     from ptycho.jobs.spec import load_spec
 
-    job, scan = resolve(load_spec(spec, overrides or ()))
-    values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
-    shown = {path: value for path, value in values.items() if path in job.sources}
+    loaded = load_spec(spec, overrides or ())
+    if loaded.is_series:
+        from ptycho.cli.series import check_series
+
+        check_series(loaded, spec, overrides or (), everything=everything, as_json=as_json)
+        return
+    job, scan = resolve(loaded)
+    shown = values_of(job)
     if as_json:
         show_json(
             {
@@ -140,10 +145,21 @@ def check(
             }
         )
         return
-    rows = [(path, value, job.sources[path]) for path, value in shown.items()]
-    show_table(("key", "value", "from"), [row for row in rows if everything or row[2] != "default"])
+    show_values(job, everything=everything)
     _describe(job, scan)
     next_step(f"ptycho run {spec}" + "".join(f" --set {override}" for override in overrides or ()))
+
+
+def values_of(job: ResolvedJob) -> dict[str, object]:
+    """Dotted path → value, of everything that a user can set."""
+    values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
+    return {path: value for path, value in values.items() if path in job.sources}
+
+
+def show_values(job: ResolvedJob, *, everything: bool) -> None:
+    """The values with their sources, without those that are defaults unless everything is wanted."""
+    rows = [(path, value, job.sources[path]) for path, value in values_of(job).items()]
+    show_table(("key", "value", "from"), [row for row in rows if everything or row[2] != "default"])
 
 
 def _describe(job: ResolvedJob, scan: Scan) -> None:

@@ -22,12 +22,12 @@ def new_run(
     job, scan = resolve(spec, launched_ranks=launched_ranks)
     check_programs(job)
     folder = RunFolder.create(
-        job.output_dir, job.name, {"spec.toml": _copy(spec, overrides), "resolved.json": job.to_json()}
+        job.output_dir, job.name, {"spec.toml": spec_copy(spec, overrides), "resolved.json": job.to_json()}
     )
     return folder, job, scan
 
 
-def _copy(spec: JobSpec, overrides: Sequence[str]) -> str:
+def spec_copy(spec: JobSpec, overrides: Sequence[str]) -> str:
     """The spec as it was written, with a note where it came from and what was set beside it."""
     notes = [f"# A copy of {spec.path}. The values that were used: resolved.json" if spec.path else "# Made by ptycho."]
     notes += [f"# --set {override}" for override in overrides]

@@ -67,13 +67,16 @@ class Findings:
 
 
 def publish(folder: RunFolder, job: ResolvedJob, scan: Scan, findings: Findings) -> dict[str, float | None]:
-    """Write result.h5, figures/*.png and report.html; returns the numbers that a run is known by."""
+    """Write result.h5, thumbnail.png, figures/*.png and report.html; returns the numbers that a run is known by."""
     numbers = headline(findings)
     rows = read_lines(folder.metrics_path)
     write_product(_product(job, scan, findings, rows, numbers), folder.result_path)
     # Drawing loads matplotlib; the result is on disk before that is tried.
+    from ptycho.report.figures import thumbnail
     from ptycho.report.html import ReportData, Setting, write_report
 
+    with whole_file(folder.thumbnail_path) as partial:
+        partial.write_bytes(thumbnail(findings.image.object, findings.region))
     figures = _figures(scan, findings, rows)
     for figure in figures:
         with whole_file(folder.figures / f"{figure.name}.png") as partial:

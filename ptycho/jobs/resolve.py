@@ -18,6 +18,7 @@ from ptycho.errors import DataError, ModelError, PackageError, SpecError
 from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
 from ptycho.jobs.engines import NETWORK
 from ptycho.jobs.resolved_job import JobData, ResolvedJob, Resources
+from ptycho.jobs.scan_patterns import plain_name
 from ptycho.jobs.spec import JobSpec
 
 # The factory needs torch; named by a string, so that everything else here works without.
@@ -51,7 +52,7 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     else:
         training, trail = _plain_training(spec, data, scan), {}
     job = ResolvedJob(
-        name=spec.job.name or _name_of(data.scan),
+        name=spec.job.name or plain_name(data.scan),
         engine=spec.job.engine,
         seed=spec.job.seed,
         data=data,
@@ -107,14 +108,6 @@ def _bundle(path: Path | None) -> Path | None:
     if archive.name != BUNDLE_NAME:
         raise ModelError(f"model.bundle = {str(path)!r}: a model archive is called {BUNDLE_NAME}.")
     return archive.resolve()
-
-
-def _name_of(scan: Path) -> str:
-    """A run's name from its scan's file: letters, digits, points, dashes and underscores."""
-    name = "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in scan.stem
-    )
-    return name.lstrip("._-") or "run"
 
 
 def _resources(spec: JobSpec, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:

@@ -50,6 +50,7 @@ class Resources:
     mail_user: str | None = None
     mail_type: list[str] | None = None
     max_requeues: int = 20
+    max_parallel_scans: int | None = None
     warning_s: int = 120
     setup: list[str] | None = None
     extra_sbatch: list[str] | None = None
@@ -64,6 +65,7 @@ class ResolvedJob:
     """Everything that a run needs to know, read-only.
 
     bundle:  the model archive to apply instead of training one
+    train_only: stop when the network is trained; others apply it
     sources: dotted path → where its value came from: "spec", "override", "site" (the site profile), "data" (the scan
              file), "bundle" (the model archive), "execution" (this machine or the execution settings) or "default"
     overrides_applied: the configuration factory's own audit trail
@@ -75,6 +77,7 @@ class ResolvedJob:
     data: JobData
     training: TrainingConfig
     bundle: Path | None
+    train_only: bool = False
     refine: RefineConfig
     execution: PyTorchExecutionConfig
     resources: Resources
@@ -86,6 +89,8 @@ class ResolvedJob:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of the run, in order."""
+        if self.train_only:
+            return ("train",)
         return stages_of(self.engine, self.refine.engine, has_bundle=self.bundle is not None)
 
     @property

@@ -146,11 +146,13 @@ class _Rank:
         state = ranks.broadcast(self.folder.read_state() if self.is_root else None)
         assert state is not None
         state |= {"status": "running", "attempts": self.attempt, "n_ranks": ranks.size, "error": None}
+        scan = open_job_scan(job.data)
+        state |= {"n_frames": scan.n_positions, "frame_px": scan.patch_size}
         self._write_state(state)
         self.report.started(name=job.name, n_ranks=ranks.size, host=socket.gethostname(), stages=list(job.stages))
         context = StageContext(
             job=job,
-            scan=open_job_scan(job.data),
+            scan=scan,
             ranks=ranks,
             folder=self.folder,
             report=self.report,

@@ -43,7 +43,14 @@ class DataTable:
     ] = None
     scans: Annotated[
         list[str] | None,
-        Field(min_length=1, description="Instead of scan: file names and patterns that match exactly one file."),
+        Field(
+            min_length=1,
+            description="Instead of scan: file names and patterns. Every file that they match gets a run of its own.",
+        ),
+    ] = None
+    train: Annotated[
+        str | None,
+        Field(description="With scans and no model.bundle: the scan on which the network for all of them is trained."),
     ] = None
     crop_px: Annotated[
         int | None,
@@ -137,6 +144,14 @@ class ResourcesTable:
             " when a node or a process died.",
         ),
     ] = 20
+    max_parallel_scans: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="How many scans of data.scans are worked on at once. Unset: one on this machine, in Slurm as"
+            " many as the queue allows.",
+        ),
+    ] = None
     warning_s: Annotated[
         int,
         Field(ge=1, description="Seconds before the time limit at which the run saves its state and asks to go on."),

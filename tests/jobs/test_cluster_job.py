@@ -11,8 +11,7 @@ from ptycho.jobs.launcher import Launch, settle, start
 from ptycho.jobs.process import Process
 from ptycho.jobs.ranks_record import FAILED, RankRecord
 from ptycho.jobs.status import read_status
-from tests.jobs.small_runs import make_run
-from tests.jobs.test_launcher import write_program
+from tests.jobs.small_runs import make_run, write_program
 
 
 class Slurm:
@@ -24,8 +23,8 @@ class Slurm:
 
     def answers(self, queue="", accounts="", cancel="exit 0"):
         gone = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
-        write_program(self.folder, "squeue", f"echo '{queue}'" if queue else gone)
-        write_program(self.folder, "sacct", f"echo '{accounts}'" if accounts else "exit 0")
+        write_program(self.folder, "squeue", f"echo '7|N/A|{queue}'" if queue else gone)
+        write_program(self.folder, "sacct", f"echo '7|{accounts}'" if accounts else "exit 0")
         write_program(self.folder, "scancel", cancel)
 
 

@@ -1,5 +1,4 @@
 import os
-import stat
 import sys
 
 import pytest
@@ -11,23 +10,7 @@ from ptycho.jobs.resolve import resolve
 from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.spec import load_spec
 from ptycho.jobs.status import read_status
-from tests.jobs.small_runs import make_run, ptycho, write_spec
-
-
-def write_program(folder, name, script):
-    """A program of this name for the front of PATH."""
-    folder.mkdir(exist_ok=True)
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-@pytest.fixture
-def fake_slurm(tmp_path, monkeypatch):
-    """An sbatch that keeps the script it is given and answers as Slurm does."""
-    write_program(tmp_path / "bin", "sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 4711"')
-    write_program(tmp_path / "bin", "srun", "exit 1")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+from tests.jobs.small_runs import make_run, ptycho, write_program, write_spec
 
 
 def test_a_cluster_job_asks_slurm_for_what_the_spec_says(tmp_path, fake_slurm):
