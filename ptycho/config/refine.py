@@ -6,21 +6,31 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-EngineName = Literal["none", "rpie", "epie"]
+EngineName = Literal["none", "rpie", "epie", "mpie", "dm", "raar", "lsqml", "gradient", "auto"]
+Likelihood = Literal["amplitude", "poisson"]
+Optimizer = Literal["adam", "lbfgs"]
+Batching = Literal["sparse", "compact", "uniform"]
 PositionMethod = Literal["none", "gradient", "correlation"]
 BackgroundKind = Literal["none", "constant", "pixel"]
 PositionModel = Literal["free", "affine", "drift", "any"]
+
+# Batches between two momentum steps of mPIE (T of Maiden, Johnson & Li 2017, in batches instead of positions).
+_MPIE_EVERY = 8
 
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
     """How an iterative engine improves object and probe. Defaults were measured with benchmarks/refine_speed.py.
 
-    engine:        "rpie" (Maiden, Johnson & Li 2017), "epie" (Maiden & Rodenburg 2009: alpha = probe_alpha = 1), "none"
+    engine:        "rpie" (Maiden, Johnson & Li 2017), "epie" (Maiden & Rodenburg 2009: alpha = probe_alpha = 1),
+                   "mpie" (rpie with momentum after every few batches), "lsqml" (Odstrcil et al. 2018), "dm" (Thibault
+                   et al. 2009), "raar" (Luke 2005), "gradient" (Adam or L-BFGS), "auto" (rpie, then L-BFGS), "none"
     epochs:        sweeps over all frames; the steps are annealed towards the last one
     batch_size:    frames updated at once, over all ranks; None: a 32nd of the scan, at least 32, at most an eighth.
                    Larger batches need fewer passes over a large object image; batches whose windows overlap much
                    converge slower
+    batching:      members of a batch: "sparse" (spread evenly over the scan), "compact" (neighbours) or
+                   "uniform" (random)
     alpha:         regularisation of the object's step, 0 (only local illumination) to 1 (only its maximum); None: by
                    the dose, 0.2 + 0.4/√(photons per detector pixel), at most 1
     probe_alpha:   the same for the probe
@@ -29,6 +39,12 @@ class RefineConfig:
     momentum:      share of the object's velocity kept from epoch to epoch
     probe_momentum: the same for the probe
     anneal_from:   share of the epochs after which steps and momentum begin to shrink, so that photon noise averages out
+    relaxation:    how far dm and raar reflect; None: 1 for dm, 0.75 for raar; it is annealed towards 1/2
+    likelihood:    what the gradient engine minimises: the "poisson" deviance of the counts or that of the "amplitude"
+    optimizer:     of the gradient engine: "adam" moves after each batch, "lbfgs" once an epoch on all frames
+    learning_rate: Adam's step in the object, whose vacuum is 1, and in the probe relative to its mean
+    memory_limit_mb: largest size of the measured frames kept in memory, per rank; larger scans are read from the file
+                   chunk by chunk in every epoch; None: all that this machine has free
     update_probe:  whether the probe is refined at all
     probe_start_epoch: first epoch, from 1, in which the probe moves
     probe_modes:   incoherent modes; None: as many as the start probe has
@@ -53,6 +69,7 @@ class RefineConfig:
     engine: EngineName = "rpie"
     epochs: int = 30
     batch_size: int | None = None
+    batching: Batching = "sparse"
     alpha: float | None = None
     probe_alpha: float = 0.1
     object_step: float = 1.0
@@ -60,6 +77,11 @@ class RefineConfig:
     momentum: float = 0.9
     probe_momentum: float = 0.5
     anneal_from: float = 0.4
+    relaxation: float | None = None
+    likelihood: Likelihood = "amplitude"
+    optimizer: Optimizer = "adam"
+    learning_rate: float = 0.02
+    memory_limit_mb: float | None = None
     update_probe: bool = True
     probe_start_epoch: int = 1
     probe_modes: int | None = None
@@ -79,8 +101,24 @@ class RefineConfig:
 
     def __post_init__(self) -> None:
         problems = [
-            *_out_of("engine", self.engine, self.engine in get_args(EngineName), f"one of {get_args(EngineName)}"),
+            *_not_among("engine", self.engine, get_args(EngineName)),
             *_out_of("epochs", self.epochs, self.epochs >= 1, "at least 1"),
+            *_not_among("batching", self.batching, get_args(Batching)),
+            *_not_among("likelihood", self.likelihood, get_args(Likelihood)),
+            *_not_among("optimizer", self.optimizer, get_args(Optimizer)),
+            *_out_of(
+                "relaxation",
+                self.relaxation,
+                self.relaxation is None or 0.5 <= self.relaxation <= 1,
+                "between 0.5 and 1",
+            ),
+            *_out_of("learning_rate", self.learning_rate, 0 < self.learning_rate <= 1, "above 0 and at most 1"),
+            *_out_of(
+                "memory_limit_mb",
+                self.memory_limit_mb,
+                self.memory_limit_mb is None or self.memory_limit_mb > 0,
+                "above 0",
+            ),
             *_out_of("batch_size", self.batch_size, self.batch_size is None or self.batch_size >= 1, "at least 1"),
             *_out_of("alpha", self.alpha, self.alpha is None or 0 < self.alpha <= 1, "above 0 and at most 1"),
             *_out_of("probe_alpha", self.probe_alpha, 0 < self.probe_alpha <= 1, "above 0 and at most 1"),
@@ -147,9 +185,25 @@ class RefineConfig:
         return min(1.0, 0.2 + 0.4 / math.sqrt(photons_per_pixel))
 
     @property
+    def momentum_every(self) -> int | None:
+        """Batches between two momentum steps; None: momentum acts between epochs."""
+        return _MPIE_EVERY if self.engine == "mpie" else None
+
+    @property
+    def effective_relaxation(self) -> float:
+        """How far the projection engines reflect: the difference map is RAAR with 1."""
+        if self.relaxation is not None:
+            return self.relaxation
+        return 1.0 if self.engine == "dm" else 0.75
+
+    @property
     def effective_probe_alpha(self) -> float:
         """Regularisation of the probe's step: ePIE is rPIE with alpha = 1."""
         return 1.0 if self.engine == "epie" else self.probe_alpha
+
+
+def _not_among(name: str, value: str, known: tuple[str, ...]) -> list[str]:
+    return _out_of(name, value, value in known, f"one of {known}")
 
 
 def _out_of(name: str, value: object, is_good: bool, expected: str) -> list[str]:

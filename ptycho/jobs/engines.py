@@ -8,8 +8,6 @@ from ptycho.config.refine import RefineConfig
 
 NETWORK = "pinn"
 NO_REFINEMENT = "none"
-# Names that people know and may try; asking for one is answered by a sentence instead of "no such engine".
-KNOWN_ELSEWHERE = ("dm", "raar", "lsqml", "gradient", "auto")
 
 
 def iterative_engines() -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from pydantic import BaseModel, ValidationError
 from ptycho.config.config import ModelConfig, TrainingConfig, validate_training_config
 from ptycho.errors import DataError, RequestError, SpecError
 from ptycho.jobs.binding import TABLES, spec_model
-from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, job_engines
+from ptycho.jobs.engines import NETWORK, NO_REFINEMENT, job_engines
 from ptycho.jobs.problems import closest, shown, type_problems, value_problems
 from ptycho.jobs.site import load_site
 from ptycho.jobs.tables import ContainerTable, DataTable, JobTable, OutputTable, ResourcesTable
@@ -215,9 +215,7 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
     problems = []
     engine = values["job"].get("engine", JobTable().engine)
     refine = values["refine"].get("engine")
-    if engine in KNOWN_ELSEWHERE:
-        problems.append(f"job.engine = {shown(engine)}: this version has no such engine. It has: {_engines()}.")
-    elif engine not in job_engines():
+    if engine not in job_engines():
         near = closest(engine, job_engines())
         hint = f' Did you mean "{near}"?' if near else ""
         problems.append(f"job.engine = {shown(engine)}: must be one of {_engines()}.{hint}")

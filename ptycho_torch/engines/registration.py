@@ -102,7 +102,7 @@ def _solve_frames(problem: Problem, probe: Tensor, ranks: Ranks, side: int) -> T
         numerator, weight = torch.zeros_like(probe), torch.zeros_like(light)
         for rows in _rows(n, probe.numel(), problem.device):
             frames = _filled(patches[rows], size)
-            amplitude = problem.amplitude[rows]
+            amplitude = problem.amplitude.index_select(0, rows)
             waves, kernel = probe * frames.unsqueeze(1), problem.propagator.kernel
             change, _ = modulus_change(waves, amplitude, problem.good, scale, kernel=kernel)
             if moves_probe:
