@@ -101,7 +101,7 @@ class BackgroundCorrection(Correction):
         """Mean counts of the darkest pixels: no background is more than that on the whole."""
         problem = self._problem
         mean = torch.zeros(problem.amplitude.shape[-2:], device=problem.device)
-        for rows in torch.arange(len(problem.frame_index), device=problem.device).split(_FRAMES_AT_ONCE):
+        for rows in torch.split(torch.arange(len(problem.frame_index), device=problem.device), _FRAMES_AT_ONCE):
             mean += problem.amplitude.index_select(0, rows).square().sum(0) / problem.n_total
         share(mean, ranks)
         lit = mean if self._problem.good is None else mean[self._problem.good > 0]
