@@ -55,6 +55,7 @@ fetch() {
         echo "apptainer.sh: fetching Apptainer from Debian unstable into $ROOTFS (about a minute)." >&2
         "$HERE/debian.sh" sid extract "$ROOTFS" \
             apptainer,squashfs-tools,squashfuse,mount,util-linux,bash,coreutils,sed,tar,gzip,base-files,ca-certificates
+        [[ -e $ROOTFS/usr/bin/sh ]] || ln -s bash "$ROOTFS/usr/bin/sh"
         echo "apptainer.sh: fetched in $((SECONDS - started)) s." >&2
     fi
     exec 9>&-

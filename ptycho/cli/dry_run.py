@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptycho.cli.console import complain, counted, duration, next_step, say, show_table
+from ptycho.cli.console import counted, duration, next_step, say, show_table
 
 if TYPE_CHECKING:
     from ptycho.data.scan import Scan
@@ -57,6 +57,7 @@ def _show_inside(place: Path, jobs: Sequence[ResolvedJob]) -> None:
 
 
 def _show_series(spec: JobSpec) -> None:
+    from ptycho.cli.series import warn_of
     from ptycho.jobs.batch_script import Submission
     from ptycho.jobs.container import ranks_python
     from ptycho.jobs.new_series import resolve_series
@@ -93,10 +94,7 @@ def _show_series(spec: JobSpec) -> None:
     largest = max(resolved.jobs.values(), key=lambda one: open_job_scan(one.data).n_positions)
     say(f"The scan with most frames, of {len(resolved.jobs)}: {largest.name}")
     _show_needs(largest, open_job_scan(largest.data))
-    if resolved.broken:
-        complain(f"{len(resolved.broken)} of {len(resolved.scans)} scans cannot be worked on:")
-        for scan in resolved.broken:
-            complain(f"{scan.name}: {scan.error}")
+    warn_of(resolved.broken, len(resolved.scans))
 
 
 def _show_needs(job: ResolvedJob, scan: Scan) -> None:

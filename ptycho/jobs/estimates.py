@@ -72,13 +72,13 @@ class MemoryModel:
 
 # Bytes for each pixel, and MB, fitted to the measured peaks of whole runs (docs/performance.md): what the terms stand
 # for says why there is such a term, the fit says how large it is.
-_PROGRAM_MB, _PROGRAM_NETWORK_MB = 375.0, 550.0
+_PROGRAM_MB, _PROGRAM_NETWORK_MB = 375.0, 690.0
 _FRAME_BYTES, _FRAME_BYTES_NETWORK = 8.0, 16.0
 _CANVAS_BYTES = 80.0
 # The evaluate stage looks at so many frames at once.
 _EVALUATED_AT_ONCE, _EVALUATED_BYTES = 256, 12.0
 # Activations of the network for each channel of its first level, and the physical guess that it corrects.
-_CHANNELS_PER_SCALE, _CHANNEL_BYTES, _GUESS_BYTES = 16, 70.0, 200.0
+_CHANNELS_PER_SCALE, _CHANNEL_BYTES, _GUESS_BYTES = 16, 20.0, 200.0
 
 
 def memory_of(job: ResolvedJob, scan: Scan, share: Share) -> MemoryModel:

@@ -279,8 +279,8 @@ def _series_problems(values: Mapping[str, Mapping[str, Any]], engine: str) -> li
     train, scans = values["data"].get("train"), values["data"].get("scans")
     if scans is not None and values["data"].get("source") == SYNTHETIC:
         problems.append(
-            'data.source = "synthetic": not with data.scans. Train such a network first (ptycho run jobs/pretrain.toml)'
-            " and name its run in model.bundle."
+            'data.source = "synthetic": not with data.scans. Train such a network first'
+            " (ptycho run jobs/pretrain.toml), then name its run in model.bundle."
         )
     if train is not None and scans is None:
         problems.append(f"data.train = {shown(train)}: only for several scans (data.scans). One scan trains its own.")

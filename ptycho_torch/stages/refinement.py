@@ -18,7 +18,7 @@ from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.runner import StageContext
 from ptycho.parallel import Ranks
 from ptycho_torch.device import rank_device
-from ptycho_torch.engines.choice import engine_class
+from ptycho_torch.engines.choice import choose_engine
 from ptycho_torch.engines.interface import Engine
 from ptycho_torch.engines.problem import load_problem
 from ptycho_torch.stages.refinement_checkpoint import RefinementCheckpoint
@@ -91,7 +91,8 @@ def build_engine(
             " Add one to the file (dataset /probe of our own layout, see docs/data-formats.md)."
         )
     image = start.object if start is not None else None
-    return engine_class(config.engine)(problem, config, ranks, probe, image, seed=seed)
+    engine, config = choose_engine(config)
+    return engine(problem, config, ranks, probe, image, seed=seed)
 
 
 def owned_frames(scan: Scan, ranks: Ranks) -> NDArray[np.int64]:
