@@ -87,7 +87,9 @@ def test_a_dry_run_shows_script_command_and_shares_and_writes_nothing(tmp_path):
     assert [line.split()[1:3] for line in done.stdout.splitlines() if line.endswith("MB")] == [
         [frames, "0"] for frames in "12121212"
     ]
-    assert re.search(r"Memory: estimated \d+ MB for a rank: program \d+, frames 0, canvas 0, one step 0", done.stdout)
+    assert re.search(
+        r"Memory: estimated \d+ MB for a rank: program \d+, frames 0, canvas 0, network 0, one step 0", done.stdout
+    )
     assert "Time: unknown; " in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
