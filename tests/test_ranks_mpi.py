@@ -40,7 +40,7 @@ def mpirun(size, program, folder, *before, fails=False):
         env=clean_environment(),
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=600,
         cwd=folder,
     )
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
@@ -146,7 +146,7 @@ def test_processes_that_mpi_takes_for_singles_are_refused(tmp_path):
     # What a container does whose MPI library does not understand its launcher: eight times rank 0 of 1.
     environment = clean_environment() | {"PMI_SIZE": "8", "PMI_RANK": "3"}
     command = [sys.executable, "-c", SAY + FIND, str(tmp_path)]
-    subprocess.run(command, env=environment, check=True, timeout=240, cwd=tmp_path)
+    subprocess.run(command, env=environment, check=True, timeout=600, cwd=tmp_path)
     (path,) = tmp_path.glob("*.json")
     assert "The launcher started 8 processes, but MPI sees 1" in json.loads(path.read_text())
 

@@ -33,24 +33,33 @@ def show_dry_run(spec: Path, overrides: Sequence[str]) -> None:
 
 def _show_run(spec: JobSpec) -> None:
     from ptycho.jobs.batch_script import Submission
-    from ptycho.jobs.launcher import container_python
-    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.container import ranks_python
+    from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.run_folder import RunFolder
 
-    job, scan = resolve(spec)
+    job, scan = resolve_anywhere(spec)
     folder = RunFolder(job.output_dir / f"{job.name}-DATE-TIME")
     if job.resources.executor == "slurm":
         place = folder.path / "submitit" / "1"
-        say(Submission(runs=[folder], job=job, folder=place, python=container_python(job)).text())
+        say(Submission(runs=[folder], job=job, folder=place, python=ranks_python(folder.path, job)).text())
     else:
         say(f"{counted(job.resources.n_ranks, 'process')} on this machine, without a batch script.\n")
+    _show_inside(folder.path, [job])
     _show_needs(job, scan)
+
+
+def _show_inside(place: Path, jobs: Sequence[ResolvedJob]) -> None:
+    from ptycho.jobs.container import inside_path, inside_text
+
+    if jobs[0].container.is_entered:
+        say(f"{inside_path(place)}, through which Python runs inside the image:\n")
+        say(inside_text(place, jobs))
 
 
 def _show_series(spec: JobSpec) -> None:
     from ptycho.cli.series import warn_of
     from ptycho.jobs.batch_script import Submission
-    from ptycho.jobs.launcher import container_python
+    from ptycho.jobs.container import ranks_python
     from ptycho.jobs.new_series import resolve_series
     from ptycho.jobs.resolve import open_job_scan
     from ptycho.jobs.series import SeriesFolder
@@ -63,16 +72,16 @@ def _show_series(spec: JobSpec) -> None:
         if training is not None:
             place = folder.training.path / "submitit" / "1"
             say("First, the training:\n")
-            python = container_python(training)
+            python = ranks_python(folder.training.path, training)
             say(Submission(runs=[folder.training], job=training, folder=place, python=python).text())
             say("Then, when it has succeeded, the scans:\n")
         runs = [folder.run(name) for name in resolved.jobs]
-        shown = [one.data.scan.parent for one in resolved.jobs.values() if one.data.scan is not None]
         array = Submission(
-            runs=runs, job=job, folder=folder.submitit(1) / "scans", python=container_python(job, also_shown=shown),
+            runs=runs, job=job, folder=folder.submitit(1) / "scans", python=ranks_python(folder.path, job),
             name=resolved.name, at_once=at_once, dependency="afterok:TRAINING" if training else None,
         )  # fmt: skip
         say(array.text())
+        _show_inside(folder.path, [*resolved.jobs.values()])
     else:
         say(
             f"{counted(len(resolved.jobs), 'run')} of {counted(job.resources.n_ranks, 'process')} on this machine,"

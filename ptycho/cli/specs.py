@@ -121,7 +121,7 @@ def check(
 
     Shows every value with its source, and starts nothing.
     """
-    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.spec import load_spec
 
     loaded = load_spec(spec, overrides or ())
@@ -130,7 +130,7 @@ def check(
 
         check_series(loaded, spec, overrides or (), everything=everything, as_json=as_json)
         return
-    job, scan = resolve(loaded)
+    job, scan = resolve_anywhere(loaded)
     shown = values_of(job)
     if as_json:
         show_json(

@@ -10,8 +10,6 @@ NETWORK = "pinn"
 NO_REFINEMENT = "none"
 # model.bundle: the model that comes with the program.
 PRETRAINED = "pretrained"
-# Names that people know and may try; asking for one is answered by a sentence instead of "no such engine".
-KNOWN_ELSEWHERE = ("dm", "raar", "lsqml", "gradient", "auto")
 
 
 def iterative_engines() -> tuple[str, ...]:

@@ -171,7 +171,20 @@ def provenance(job: ResolvedJob, scan: Scan) -> dict[str, str]:
         "seed": str(job.seed),
         "ranks": str(job.resources.n_ranks),
         "host": socket.gethostname(),
+        **_image_of(job),
     }
+
+
+def _image_of(job: ResolvedJob) -> dict[str, str]:
+    """The container image, in words; nothing outside of one."""
+    container = job.container
+    known = {
+        "image": str(container.image or ""),
+        "image sha256": container.digest,
+        "image version": container.version,
+        "image commit": container.commit,
+    }
+    return {key: value for key, value in known.items() if value}
 
 
 def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> list[ReportFigure]:

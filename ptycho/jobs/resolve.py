@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from importlib import import_module
 from pathlib import Path
@@ -19,9 +20,10 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError, ModelError, PackageError, SpecError
 from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
 from ptycho.jobs.engines import NETWORK, PRETRAINED
-from ptycho.jobs.resolved_job import JobData, ResolvedJob, Resources
+from ptycho.jobs.job_container import resolve_container
+from ptycho.jobs.resolved_job import JobContainer, JobData, ResolvedJob, Resources
 from ptycho.jobs.scan_patterns import plain_name
-from ptycho.jobs.spec import JobSpec
+from ptycho.jobs.spec import JobSpec, parse_spec
 
 # The factory needs torch; named by a string, so that everything else here works without.
 FACTORY_MODULE = "ptycho_torch.config_factory"
@@ -45,7 +47,16 @@ def open_job_scan(data: JobData) -> Scan:
         simulated: Scan = import_module(SIMULATION_MODULE).simulate_scan(data.simulated)
         return simulated
     assert data.scan is not None
-    return prepare(open_scan(data.scan, data.read), crop_px=data.crop_px, mask_path=data.mask)
+    return prepare(open_scan(data.scan, data.read), **data.preparation)
+
+
+def stated_data(scan: Path, statements: Sequence[str]) -> JobData:
+    """The data of a job that says nothing but its scan and these keys of [data], each "key=value".
+
+    Raises SpecError or DataError as a spec with them would.
+    """
+    overrides = [text if text.startswith("data.") else f"data.{text}" for text in statements]
+    return job_data(parse_spec("", overrides=[f"data.scan={json.dumps(str(scan))}", *overrides]))
 
 
 def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[ResolvedJob, Scan]:
@@ -54,12 +65,20 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     launched_ranks: the number of processes that mpirun or srun has started already, whatever [resources] asks for
     Raises DataError, ModelError, PackageError or SpecError: whatever would fail later fails here, in a second.
     """
-    synthetic = SyntheticConfig(**spec.synthetic) if spec.data.source == SYNTHETIC else None
-    data = _data(spec, synthetic)
+    data = job_data(spec)
     scan = open_job_scan(data)
-    bundle = _bundle(spec.bundle)
-    resources, resource_sources = _resources(spec, launched_ranks)
-    execution = _execution(spec, resources)
+    if scan.geometry.is_near_field:
+        raise SpecError(
+            [
+                f"data.focus_distance_m = {scan.geometry.focus_distance_m:g}: this version inspects and converts"
+                " near-field scans, but reconstructs only far-field ones."
+            ]
+        )
+    synthetic = _synthetic(spec)
+    bundle = bundle_archive(spec.bundle)
+    container = resolve_container(spec, data.scan)
+    resources, resource_sources = _resources(spec, container, launched_ranks)
+    execution = _execution(spec, resources, container)
     if spec.job.engine == NETWORK:
         training, execution, trail = _network_training(spec, data, scan, bundle, execution)
     else:
@@ -76,31 +95,50 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
         refine=_refine(spec),
         execution=execution,
         resources=resources,
-        container=_container(spec),
+        container=container,
         output_dir=Path(spec.output.dir).expanduser().absolute(),
         overrides_applied={key: _plain(value) for key, value in trail.items()},
     )
     derived = {"model.N": "data", **({} if spec.job.name else {"job.name": "data"}), **resource_sources}
     derived |= _factory_sources(spec, trail, bundle)
+    if container.image:
+        derived |= {f"container.{key}": "image" for key in ("image", "digest", "version", "commit", "gpu_option")}
     told = {path: source for path, source in spec.sources.items() if path not in resource_sources}
     return replace(job, sources=_sources(job, told, derived)), scan
 
 
-def _data(spec: JobSpec, synthetic: SyntheticConfig | None) -> JobData:
-    """The data table, with a simulated scan where the spec names none."""
+def _synthetic(spec: JobSpec) -> SyntheticConfig | None:
+    return SyntheticConfig(**spec.synthetic) if spec.data.source == SYNTHETIC else None
+
+
+def job_data(spec: JobSpec) -> JobData:
+    """The [data] table with absolute paths, and a simulated scan where it names none.
+
+    Raises DataError when a file is not there.
+    """
+    table = spec.data
     simulated = None
-    if spec.data.scan is None:
+    if table.scan is None:
+        synthetic = _synthetic(spec)
         assert synthetic is not None  # parse_spec has refused a spec without
         simulated = SimulateConfig(patch_size=min(synthetic.patch_sizes))
-    mask = spec.data.mask
+    files = {
+        name: None if getattr(table, name) is None else _existing(Path(getattr(table, name)), f"data.{name}")
+        for name in ("scan", "mask", "dark", "positions", "start")
+    }
     return JobData(
-        scan=None if spec.data.scan is None else _existing(Path(spec.data.scan), "data.scan"),
-        source=spec.data.source,
+        scan=files["scan"],
+        source=table.source,
         simulated=simulated,
-        crop_px=spec.data.crop_px,
-        mask=_existing(Path(mask), "data.mask") if mask else None,
-        validation_fraction=spec.data.validation_fraction,
-        read=spec.data.read,
+        mask=files["mask"],
+        dark=files["dark"],
+        threshold_counts=table.threshold_counts,
+        saturation_counts=table.saturation_counts,
+        bin_px=table.bin_px,
+        crop_px=table.crop_px,
+        pad_px=table.pad_px,
+        validation_fraction=table.validation_fraction,
+        read=replace(table.read, positions=files["positions"], start=files["start"]),
     )
 
 
@@ -119,7 +157,8 @@ def _existing(path: Path, key: str) -> Path:
     return path.resolve()
 
 
-def _bundle(path: Path | None) -> Path | None:
+def bundle_archive(path: Path | None) -> Path | None:
+    """The archive that model.bundle means. Raises ModelError when there is none."""
     if path is None:
         return None
     if path == Path(PRETRAINED):
@@ -138,12 +177,13 @@ def _bundle(path: Path | None) -> Path | None:
     return archive.resolve()
 
 
-def _resources(spec: JobSpec, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:
+def _resources(spec: JobSpec, container: JobContainer, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:
     table = spec.resources
     sources = {}
     gpus = table.gpus_per_node
     if gpus is None:
-        gpus = 0 if table.executor == "slurm" or spec.execution.get("accelerator") == "cpu" else len(visible_gpus())
+        has_none = table.executor == "slurm" or spec.execution.get("accelerator") == "cpu" or _is_for_cpus(container)
+        gpus = 0 if has_none else len(visible_gpus())
         sources["resources.gpus_per_node"] = "execution"
     ranks = table.ranks_per_node
     if ranks is None:
@@ -172,22 +212,30 @@ def visible_gpus() -> list[int]:
     return sorted(int(number) for number in numbers if number.isdigit())
 
 
-def _execution(spec: JobSpec, resources: Resources) -> PyTorchExecutionConfig:
+def _execution(spec: JobSpec, resources: Resources, container: JobContainer) -> PyTorchExecutionConfig:
     values = {**(NETWORK_EXECUTION if spec.job.engine == NETWORK else {}), **spec.execution}
-    if resources.executor == "slurm" and values.get("accelerator", "auto") == "auto":
+    if values.get("accelerator", "auto") == "auto" and (resources.executor == "slurm" or _is_for_cpus(container)):
         # "auto" looks at the machine it is built on, and a login node says nothing about the nodes of the job.
         values["accelerator"] = "cuda" if resources.gpus_per_node else "cpu"
-    return PyTorchExecutionConfig(**values)
+    execution = PyTorchExecutionConfig(**values)
+    wanted = f"resources.gpus_per_node = {resources.gpus_per_node}" if resources.gpus_per_node else ""
+    if execution.accelerator in ("gpu", "cuda"):
+        wanted = wanted or f'execution.accelerator = "{execution.accelerator}"'
+    if wanted and _is_for_cpus(container):
+        raise SpecError(
+            [f"{wanted}: torch in {container.image} is built for CPUs only. Build an image for GPUs"
+             " (containers/README.md), or ask for none."]
+        )  # fmt: skip
+    return execution
+
+
+def _is_for_cpus(container: JobContainer) -> bool:
+    return container.image is not None and container.gpu_option is None
 
 
 def _refine(spec: JobSpec) -> RefineConfig:
     engine = {} if spec.job.engine == NETWORK else {"engine": spec.job.engine}
     return RefineConfig(**{**spec.refine, **engine})
-
-
-def _container(spec: JobSpec) -> Any:
-    image = spec.container.image
-    return replace(spec.container, image=str(_existing(Path(image), "container.image"))) if image else spec.container
 
 
 def _plain_training(spec: JobSpec, data: JobData, scan: Scan) -> TrainingConfig:

@@ -17,7 +17,6 @@ from ptycho.config.synthetic import SyntheticConfig
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.errors import RequestError
 from ptycho.jobs.engines import NETWORK, stages_of
-from ptycho.jobs.tables import ContainerTable
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,10 +29,27 @@ class JobData:
     scan: Path | None
     source: str = "scan"
     simulated: SimulateConfig | None = None
-    crop_px: int | None = None
     mask: Path | None = None
+    dark: Path | None = None
+    threshold_counts: float | None = None
+    saturation_counts: float | None = None
+    bin_px: int | None = None
+    crop_px: int | None = None
+    pad_px: int | None = None
     validation_fraction: float = 0.0
     read: ReadOverrides = field(default_factory=ReadOverrides)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the data are made of."""
+        named = (self.scan, self.mask, self.dark, self.read.positions, self.read.start)
+        return tuple(path for path in named if path is not None)
+
+    @property
+    def preparation(self) -> dict[str, Any]:
+        """What is done with the frames after reading, as `ptycho.data.preparation.prepare` takes it."""
+        names = ("threshold_counts", "saturation_counts", "bin_px", "crop_px", "pad_px")
+        return {name: getattr(self, name) for name in names} | {"mask_path": self.mask, "dark_path": self.dark}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +84,29 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobContainer:
+    """The image in which the ranks run; see the [container] table for image, binds, arguments and environment.
+
+    digest:     SHA-256 of the image file; empty for an image that is a folder
+    version:    of this program inside; commit: of its sources
+    gpu_option: what shows GPUs inside: "--nv", "--rocm", or None where the image could not use one
+    linked:     files elsewhere that the scan draws on
+    is_entered: whether starting the ranks enters the image; False without one, and where everything is inside already
+    """
+
+    image: Path | None = None
+    binds: list[str] | None = None
+    arguments: list[str] | None = None
+    environment: list[str] | None = None
+    digest: str = ""
+    version: str = ""
+    commit: str = ""
+    gpu_option: str | None = None
+    linked: tuple[Path, ...] = ()
+    is_entered: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
     """Everything that a run needs to know, read-only.
 
@@ -76,7 +115,8 @@ class ResolvedJob:
     synthetic: the random scenes to train on; None: the scan
     train_only: stop when the network is trained; others apply it
     sources: dotted path → where its value came from: "spec", "override", "site" (the site profile), "data" (the scan
-             file), "bundle" (the model archive), "execution" (this machine or the execution settings) or "default"
+             file), "bundle" (the model archive), "image" (the container image), "execution" (this machine or the
+             execution settings) or "default"
     overrides_applied: the configuration factory's own audit trail
     """
 
@@ -92,7 +132,7 @@ class ResolvedJob:
     refine: RefineConfig
     execution: PyTorchExecutionConfig
     resources: Resources
-    container: ContainerTable
+    container: JobContainer
     output_dir: Path
     sources: dict[str, str] = field(default_factory=dict)
     overrides_applied: dict[str, Any] = field(default_factory=dict)
@@ -140,6 +180,8 @@ class ResolvedJob:
         model = training.pop("model") | {"bundle": tables["bundle"]}
         read = tables["data"].pop("read")
         tables["data"].pop("simulated")
+        # What the reader is told about the crop follows from crop_px.
+        read.pop("window_px")
         return {
             "job": {key: tables[key] for key in ("name", "engine", "seed")},
             "data": tables["data"] | read,

@@ -17,7 +17,7 @@ from ptycho.config.config import ModelConfig, TrainingConfig, validate_training_
 from ptycho.config.synthetic import SYNTHETIC
 from ptycho.errors import RequestError, SpecError
 from ptycho.jobs.binding import TABLES, spec_model
-from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, PRETRAINED, job_engines
+from ptycho.jobs.engines import NETWORK, NO_REFINEMENT, PRETRAINED, job_engines
 from ptycho.jobs.problems import closest, shown, type_problems, value_problems
 from ptycho.jobs.scan_patterns import matching_scans
 from ptycho.jobs.site import load_site
@@ -29,9 +29,7 @@ if TYPE_CHECKING:
 KEYS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: table.defaults for name, table in TABLES.items()})
 # Keys that name files to read.
 _INPUT_PATHS = (
-    ("data", "scan"),
-    ("data", "train"),
-    ("data", "mask"),
+    *(("data", key) for key in ("scan", "train", "mask", "dark", "positions", "start")),
     ("model", "bundle"),
     ("container", "image"),
     ("synthetic", "probe_file"),
@@ -247,9 +245,7 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
     problems = []
     engine = values["job"].get("engine", JobTable().engine)
     refine = values["refine"].get("engine")
-    if engine in KNOWN_ELSEWHERE:
-        problems.append(f"job.engine = {shown(engine)}: this version has no such engine. It has: {_engines()}.")
-    elif engine not in job_engines():
+    if engine not in job_engines():
         near = closest(engine, job_engines())
         hint = f' Did you mean "{near}"?' if near else ""
         problems.append(f"job.engine = {shown(engine)}: must be one of {_engines()}.{hint}")

@@ -20,16 +20,31 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError, ModelError
 from ptycho.parallel import SerialRanks
 from ptycho.raw_data import client_scan
-from ptycho_torch import config_params as client
 from ptycho_torch.api.checkpoint_file import SUFFIX, ClientConfigs, read_checkpoint, write_checkpoint
 from ptycho_torch.api.client_work import end_with_parent, image_for_client, train_for_client
 from ptycho_torch.api.settings import training_of
 from ptycho_torch.config_bridge import to_execution_config
+from ptycho_torch.config_params import DataConfig, DatagenConfig, InferenceConfig, ModelConfig, TrainingConfig
 from ptycho_torch.device import rank_device
 from ptycho_torch.model import PtychoPINN_Lightning
 from ptycho_torch.pinn.inference import DEFAULT_BATCH_SIZE
 from ptycho_torch.pinn.window import cut_window
 from ptycho_torch.stages.network import ScanPatches, infer_scan
+
+# Release 1.3 of ptychodus takes the configurations from here.
+__all__ = [
+    "ConfigManager",
+    "DataConfig",
+    "DatagenConfig",
+    "DataloaderFormats",
+    "InferenceConfig",
+    "InferenceEngine",
+    "ModelConfig",
+    "PtychoDataLoader",
+    "PtychoModel",
+    "Trainer",
+    "TrainingConfig",
+]
 
 log = logging.getLogger(__name__)
 
@@ -41,11 +56,11 @@ _OFF_CENTRE_PX, _FAR_OFF_CENTRE_PX = 0.02, 0.25
 class ConfigManager:
     """The client's configurations."""
 
-    data_config: client.DataConfig
-    model_config: client.ModelConfig
-    training_config: client.TrainingConfig
-    inference_config: client.InferenceConfig
-    datagen_config: client.DatagenConfig = field(default_factory=client.DatagenConfig)
+    data_config: DataConfig
+    model_config: ModelConfig
+    training_config: TrainingConfig
+    inference_config: InferenceConfig
+    datagen_config: DatagenConfig = field(default_factory=DatagenConfig)
 
     @classmethod
     def from_loaded_model(cls, ptycho_model: PtychoModel) -> ConfigManager:
@@ -101,7 +116,7 @@ class PtychoDataLoader:
     ) -> None:
         """data_dir: holds train_data.npz, or one other NPZ, or diffraction.h5 and product.h5. Raises DataError."""
         self.config_manager, self.data_format = config_manager, data_format
-        self.scan = _scan_of_folder(Path(data_dir), config_manager.model_config.num_datasets)
+        self.scan = _scan_of_folder(Path(data_dir))
         self.grid: ObjectGrid | None = None
         self.output_dir = _new_run_folder(Path(output_dir))
 
@@ -133,10 +148,10 @@ class PtychoDataLoader:
 class PtychoModel:
     """A model with the configurations it belongs to; `model` is assigned by the client."""
 
-    model_config: client.ModelConfig
-    data_config: client.DataConfig
-    training_config: client.TrainingConfig
-    inference_config: client.InferenceConfig
+    model_config: ModelConfig
+    data_config: DataConfig
+    training_config: TrainingConfig
+    inference_config: InferenceConfig
     model: PtychoPINN_Lightning | None = None
 
     @classmethod
@@ -153,7 +168,7 @@ class PtychoModel:
     @staticmethod
     def _extract_configs_from_checkpoint(
         path: str | Path,
-    ) -> tuple[client.DataConfig, client.ModelConfig, client.TrainingConfig, client.InferenceConfig]:
+    ) -> tuple[DataConfig, ModelConfig, TrainingConfig, InferenceConfig]:
         """The configurations in a model file. Raises ModelError for a missing, damaged or foreign one."""
         _, configs = read_checkpoint(Path(path))
         return configs.data, configs.model, configs.training, configs.inference
@@ -247,9 +262,7 @@ def centred_shape(positions_px: NDArray[np.float64], size: int) -> tuple[int, in
     return int(shape[0]), int(shape[1])
 
 
-def _scan_of_folder(folder: Path, n_datasets: int) -> Scan:
-    if n_datasets != 1:
-        raise DataError(f"num_datasets = {n_datasets}: a network is trained on one scan; set it to 1.")
+def _scan_of_folder(folder: Path) -> Scan:
     archives = sorted(folder.glob("*.npz"))
     if not archives and is_standard_folder(folder):
         return read_standard_folder(folder)
@@ -259,7 +272,7 @@ def _scan_of_folder(folder: Path, n_datasets: int) -> Scan:
     chosen = (named or archives)[0]
     if len(archives) > 1:
         others = ", ".join(path.name for path in archives if path != chosen)
-        log.info("training on %s; %s left aside, because num_datasets = 1", chosen.name, others)
+        log.info("training on %s; left aside, because a network is trained on one scan: %s", chosen.name, others)
     return open_scan(chosen)
 
 

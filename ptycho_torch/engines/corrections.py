@@ -3,7 +3,8 @@
 Every engine looks at its frames in chunks (`Estimate.look`, `Estimate.project`) and calls each correction at the same
 places, so a correction is written once for all engines:
 
-    begin_epoch  before a sweep. Every rank comes here together
+    begin_epoch  before a sweep, with the number of the epoch over all engines that worked on the estimate. Every rank
+                 comes here together
     probe_of     before exit waves are made: another probe for every frame (OPR, intensity per frame)
     see          after the modulus projection of a chunk: patches, probe, exit waves and their change are at hand
                  (position gradients, per-frame coefficients). Gather here; do not move anything yet
@@ -63,11 +64,22 @@ class Correction:
         """Take up what was copied into the states (positions: make windows anew)."""
 
 
-def corrections_of(config: RefineConfig, problem: Problem) -> tuple[Correction, ...]:
+def corrections_of(config: RefineConfig, problem: Problem, probe: Tensor) -> tuple[Correction, ...]:
     """The corrections that the options ask for, in the order in which they act."""
+    # Each of these modules imports the class above.
+    from ptycho_torch.engines.constraints import Constraints
+    from ptycho_torch.engines.light import BackgroundCorrection, IntensityCorrection, ProbeVariation
     from ptycho_torch.engines.positions import PositionCorrection
 
     made: list[Correction] = []
     if config.moves_positions:
         made.append(PositionCorrection(problem, config))
+    if config.probe_variations:
+        made.append(ProbeVariation(problem, config, probe))
+    if config.frame_intensity:
+        made.append(IntensityCorrection(problem))
+    if config.background != "none":
+        made.append(BackgroundCorrection(problem, config))
+    if config.constrains:
+        made.append(Constraints(config))
     return tuple(made)

@@ -6,12 +6,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ptycho_torch.engines.corrections import Correction
 from ptycho_torch.engines.problem import Problem
-from ptycho_torch.physics.forward import illuminate
-from ptycho_torch.physics.modulus import modulus_change
+from ptycho_torch.physics.forward import illuminate, intensity
+from ptycho_torch.physics.modulus import Background, modulus_change
 from ptycho_torch.physics.patches import Windows, extract_patches
 
 
@@ -43,6 +44,10 @@ class Estimate:
         self.problem, self.object, self.probe = problem, image, probe
         self.windows = problem.windows()
         self.corrections = tuple(corrections)
+        # Counts that belong to no wave; a correction sets and moves them.
+        self.background: Background | None = None
+        # Epochs done, whatever engine did them: when corrections begin depends on it.
+        self.n_epochs = torch.zeros((), dtype=torch.int64)
         # A typical amplitude at the detector: the floor under dark pixels follows it.
         self.scale = math.sqrt(problem.mean_photons) / problem.patch_size
 
@@ -54,10 +59,22 @@ class Estimate:
             probe = correction.probe_of(rows, probe)
         return Chunk(rows, windows, patches, probe, illuminate(probe, patches))
 
+    def expected(self, chunk: Chunk) -> Tensor:
+        """Expected counts (position, y, x) of the chunk, in the amplitudes' order. Differentiable."""
+        counts = intensity(self.problem.propagator.forward(chunk.waves))
+        return counts if self.background is None else counts + self.background.counts
+
     def project(self, chunk: Chunk, waves: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the modulus projection adds to the chunk's exit waves (or to others of the same frames), and Σ|√k − √λ|.
 
         returns: (position, mode, y, x) complex, and a float32 scalar
         """
         amplitude = self.problem.amplitude.index_select(0, chunk.rows)
-        return modulus_change(chunk.waves if waves is None else waves, amplitude, self.problem.good, self.scale)
+        problem, kernel = self.problem, self.problem.propagator.kernel
+        background = self.background
+        if waves is None:
+            waves = chunk.waves
+        elif background is not None:
+            # Waves that are only on their way say nothing about the background.
+            background = background.unseen()
+        return modulus_change(waves, amplitude, problem.good, self.scale, kernel=kernel, background=background)

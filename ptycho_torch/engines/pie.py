@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -11,6 +9,7 @@ from torch import Tensor
 
 from ptycho.config.refine import RefineConfig
 from ptycho.parallel import Ranks
+from ptycho_torch.engines.estimate import Chunk
 from ptycho_torch.engines.problem import Problem
 from ptycho_torch.engines.schedule import Momentum, damping, has_overshot, has_risen
 from ptycho_torch.engines.sums import Sums, move
@@ -40,7 +39,6 @@ class Pie(SweepingEngine):
         self._object_momentum = Momentum(config.momentum, self.estimate.object)
         self._probe_momentum = Momentum(config.probe_momentum, self.estimate.probe)
         self._sums = Sums(self.estimate.object, self.estimate.probe)
-        self._batch_size = config.batch_size or default_batch_size(problem.n_total)
         self._alpha = config.object_alpha(problem.mean_photons / problem.patch_size**2)
 
     def _step(self, epoch: int) -> float:
@@ -50,26 +48,33 @@ class Pie(SweepingEngine):
         moves_probe = self._moves_probe(epoch)
         self._before = self.estimate.object.clone(), self.estimate.probe.clone()
         missed = torch.zeros((), dtype=torch.float64, device=self._problem.device)
-        for members in self._problem.batches(self._batch_size, self._seed, epoch):
+        every, last = self.config.momentum_every, self._before
+        for number, members in enumerate(self._batches(epoch), start=1):
             self._sums.clear()
             for rows in self._chunks(members):
                 self._collect(rows, moves_probe)
             self._sums.share(self._ranks)
             missed += self._sums.missed
             self._update(step, moves_probe)
+            if every is not None and number % every == 0:
+                self._push_momenta(last, step, moves_probe)
+                last = self.estimate.object.clone(), self.estimate.probe.clone()
         return float(missed)
 
     def _end_epoch(self, epoch: int, step: float) -> None:
-        object_before, probe_before = self._before
         if has_risen(self._history):
             self._object_momentum.restart()
             self._probe_momentum.restart()
         # A sweep that overshot is not partly done again: that would go further uphill.
-        if not has_overshot(self._history):
-            self._object_momentum.push(self.estimate.object, object_before, step)
-            if self._moves_probe(epoch):
-                self._probe_momentum.push(self.estimate.probe, probe_before, step)
+        if self.config.momentum_every is None and not has_overshot(self._history):
+            self._push_momenta(self._before, step, self._moves_probe(epoch))
         del self._before
+
+    def _push_momenta(self, before: tuple[Tensor, Tensor], step: float, moves_probe: bool) -> None:
+        """Partly do again what was done since object and probe were as before."""
+        self._object_momentum.push(self.estimate.object, before[0], step)
+        if moves_probe:
+            self._probe_momentum.push(self.estimate.probe, before[1], step)
 
     def _state(self) -> dict[str, Tensor]:
         velocities = {
@@ -85,9 +90,13 @@ class Pie(SweepingEngine):
         self._sums.missed += missed
         for correction in self.estimate.corrections:
             correction.see(chunk, change)
+        self._keep(chunk, change)
         if moves_probe:
             self._sums.add_probe(chunk, change)
         self._sums.add_object(chunk, change)
+
+    def _keep(self, chunk: Chunk, change: Tensor) -> None:
+        """Remember what a sibling's update needs of a chunk."""
 
     def _update(self, step: float, moves_probe: bool) -> None:
         """Move object and probe by the batch's sums."""
@@ -95,12 +104,3 @@ class Pie(SweepingEngine):
         move(estimate.object, sums.object, sums.object_weight, self._alpha, step * config.object_step)
         if moves_probe:
             move(estimate.probe, sums.probe, sums.probe_weight, config.effective_probe_alpha, step * config.probe_step)
-
-
-def default_batch_size(n_frames: int) -> int:
-    """A 32nd of the scan, at least 32, and never so much that an epoch has fewer than 8 batches.
-
-    One batch of all frames moves object and probe at once by full steps that each explain the whole residual: together
-    they overshoot, and small scans diverge.
-    """
-    return max(1, min(max(32, math.ceil(n_frames / 32)), n_frames // 8))

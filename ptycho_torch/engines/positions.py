@@ -25,8 +25,10 @@ _RIDGE = 0.05
 _MOMENTUM = 0.7
 # Smooth functions of time that a drift is made of: a line and half cosines up to this number.
 _DRIFT_TERMS = 8
-# Cross-correlation peaks are looked for this far, in pixels, and told apart this finely.
-_PEAK_REACH_PX, _PEAK_STEP_PX = 1.5, 0.1
+# Cross-correlation peaks are looked for this far, in pixels, and told apart this finely. A wave keeps most of its old
+# place in the projection, so the peak shows a part of the error only: it is multiplied by this gain.
+_PEAK_GAIN = 10.0
+_PEAK_REACH_PX, _PEAK_STEP_PX = 0.3, 0.01
 
 
 class PositionCorrection(Correction):
@@ -35,7 +37,10 @@ class PositionCorrection(Correction):
     "gradient": the shift δ_j that explains the residual of a frame best, min ‖P·∇O_j·δ_j − Δψ_j‖² (Odstrčil, Menzel &
     Guizar-Sicairos, Optics Express 26, 3108 (2018), eq. 28). "correlation": the peak of the cross-correlation of the
     exit wave with itself after the modulus projection, both seen through the probe (Zhang et al., Optics Express 21,
-    13592 (2013)). The mean shift over the scan, which no pattern can tell, is taken out.
+    13592 (2013)).
+
+    The mean shift of the scan, which no pattern can tell, is taken out. So is the affine part of what "free" frames ask
+    for: patterns hardly tell it either, and it would wander off; the models "affine" and "any" keep it.
     """
 
     def __init__(self, problem: Problem, config: RefineConfig) -> None:
@@ -83,8 +88,9 @@ class PositionCorrection(Correction):
 
     def _constrain(self, ranks: Ranks) -> None:
         """Fit the model, take out the mean shift, and keep every frame within its bound."""
-        fitted = _fitted(self.offsets_px, self._basis, ranks)
-        self.offsets_px.copy_(fitted)
+        if self._basis is not None:
+            fitted = _fitted(self.offsets_px, self._basis, ranks)
+            self.offsets_px.copy_(self.offsets_px - fitted if self._config.position_model == "free" else fitted)
         total = torch.cat([self.offsets_px.sum(0), self.offsets_px.new_tensor([len(self.offsets_px)])])
         share(total, ranks)
         self.offsets_px -= total[:2] / total[2]
@@ -114,7 +120,7 @@ def gradient_shift(chunk: Chunk, change: Tensor) -> Tensor:
 
 
 def correlation_shift(chunk: Chunk, change: Tensor) -> Tensor:
-    """Shift (position, 2) = (y, x) in pixels at which the wave after the projection correlates best with the one before.
+    """Shift (position, 2) = (y, x) in pixels at which the wave after the projection looks most like the one before.
 
     Both are multiplied by P*, which leaves |P|²·O: the correlation sees the object move under a light that stays.
     """
@@ -127,7 +133,7 @@ def correlation_shift(chunk: Chunk, change: Tensor) -> Tensor:
     wave = torch.polar(torch.ones(()).to(lags), 2 * math.pi * lags[:, None] * frequency[None, :])
     surface = (wave @ spectrum @ wave.T).abs()
     best = surface.flatten(1).argmax(1)
-    return torch.stack([lags[best // len(lags)], lags[best % len(lags)]], 1)
+    return _PEAK_GAIN * torch.stack([lags[best // len(lags)], lags[best % len(lags)]], 1)
 
 
 def _real_product(first: Tensor, second: Tensor) -> Tensor:
@@ -136,11 +142,11 @@ def _real_product(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _model_basis(problem: Problem, config: RefineConfig) -> Tensor | None:
-    """(owned frame, term): the offsets are made of these; None leaves every frame free."""
-    if config.position_model == "free":
+    """(owned frame, term) whose span the offsets are in, for "free" the one they have no part in; None: any offsets."""
+    if config.position_model == "any":
         return None
     n = problem.n_total
-    if config.position_model == "affine":
+    if config.position_model in ("free", "affine"):
         corners = problem.corners_px / max(problem.grid.shape) - 0.5
         return torch.cat([torch.ones_like(corners[:, :1]), corners], 1)
     time = torch.from_numpy((problem.frame_index + 0.5) / n).to(problem.device)
@@ -149,10 +155,8 @@ def _model_basis(problem: Problem, config: RefineConfig) -> Tensor | None:
     return torch.stack(terms, 1)
 
 
-def _fitted(offsets: Tensor, basis: Tensor | None, ranks: Ranks) -> Tensor:
-    """The offsets as the model's least-squares fit over all ranks."""
-    if basis is None:
-        return offsets
+def _fitted(offsets: Tensor, basis: Tensor, ranks: Ranks) -> Tensor:
+    """The least-squares fit of the offsets by a basis, over all ranks."""
     sums = torch.cat([basis.T @ basis, basis.T @ offsets], 1).contiguous()
     share(sums, ranks)
     terms = basis.shape[1]

@@ -26,8 +26,8 @@ from ptycho_torch.physics.modulus import modulus_change
 # Sweeps of the frames on their own, the first in which the probe moves, and the regularisation of a patch's step.
 _SWEEPS, _PROBE_FROM, _ALPHA = 20, 3, 0.1
 # Share of the light inside the window that is solved for.
-_LIT = 0.97
-# Light, of its maximum, from which on a pixel counts fully in the registration: a bright rim must not outweigh the rest.
+_LIT = 0.99
+# Light, of its maximum, from which on a pixel counts fully when patches are compared: no rim may outweigh all.
 _FULL_WEIGHT = 0.2
 # Two patches are compared where they share at least this part of their light; and neighbours are those whose recorded
 # distance is below this part of the beam's width.
@@ -102,8 +102,9 @@ def _solve_frames(problem: Problem, probe: Tensor, ranks: Ranks, side: int) -> T
         numerator, weight = torch.zeros_like(probe), torch.zeros_like(light)
         for rows in _rows(n, probe.numel(), problem.device):
             frames = _filled(patches[rows], size)
-            amplitude = problem.amplitude[rows]
-            change, _ = modulus_change(probe * frames.unsqueeze(1), amplitude, problem.good, scale)
+            amplitude = problem.amplitude.index_select(0, rows)
+            waves, kernel = probe * frames.unsqueeze(1), problem.propagator.kernel
+            change, _ = modulus_change(waves, amplitude, problem.good, scale, kernel=kernel)
             if moves_probe:
                 numerator += (frames.conj().unsqueeze(1) * change).sum(0)
                 weight += torch.view_as_real(frames).square().sum((0, -1))
@@ -206,7 +207,8 @@ class _Registration:
         power_a = inverse(self._power(first).conj() * light).real - sum_a.abs().square() / self._overlap
         power_b = inverse(light.conj() * self._power(second)).real - sum_b.abs().square() / self._overlap
         floor = 1e-4 * float(self._overlap.max()) ** 2
-        return shared.abs() / (power_a * power_b).clamp(min=floor).sqrt()
+        agreement: Tensor = shared.abs() / (power_a * power_b).clamp(min=floor).sqrt()
+        return agreement
 
     def _power(self, patches: Tensor) -> Tensor:
         return self._spectrum(torch.view_as_real(patches).square().sum(-1) * self._weight)
@@ -223,7 +225,7 @@ def _parabola_peak(
     side = surface.shape[-1]
     index = np.stack(np.divmod(best, side), 1)
     pair = np.arange(len(surface))
-    places = lags[index].astype(np.float64)
+    places: NDArray[np.float64] = lags[index].astype(np.float64)
     for axis, step in enumerate(((1, 0), (0, 1))):
         before, here, after = (
             surface[pair, (index[:, 0] + k * step[0]) % side, (index[:, 1] + k * step[1]) % side] for k in (-1, 0, 1)

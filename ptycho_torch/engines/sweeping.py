@@ -52,7 +52,7 @@ class SweepingEngine:
         self._problem, self._ranks, self._seed = problem, ranks, seed
         first_probe = start_probe(probe, problem, config.probe_modes)
         image = start_object(object_start, first_probe, problem, ranks)
-        self.estimate = Estimate(problem, image, first_probe, corrections_of(config, problem))
+        self.estimate = Estimate(problem, image, first_probe, corrections_of(config, problem, first_probe))
         self._power = float(first_probe.abs().square().sum(dtype=torch.float64))
         self._history: list[float] = []
         limit = _CHUNK_PX_CPU if problem.device.type == "cpu" else _CHUNK_PX_GPU
@@ -84,12 +84,14 @@ class SweepingEngine:
         """Sweep once over all frames; see `Engine.run_epoch`."""
         started_s = time.perf_counter()
         step = self._step(epoch)
+        number = int(self.estimate.n_epochs) + 1
         for correction in self.estimate.corrections:
-            correction.begin_epoch(self.estimate, self._ranks, epoch)
+            correction.begin_epoch(self.estimate, self._ranks, number)
         self._history.append(self._sweep(epoch, step) / self._problem.amplitude_sum)
         is_converged = check_convergence(self._history, self.config)
         for correction in self.estimate.corrections:
-            correction.end_epoch(self.estimate, self._ranks, epoch, step)
+            correction.end_epoch(self.estimate, self._ranks, number, step)
+        self.estimate.n_epochs += 1
         self._end_epoch(epoch, step)
         return EpochResult(
             epoch=epoch,
@@ -139,6 +141,7 @@ class SweepingEngine:
         state = {
             "object": self.estimate.object,
             "probe": self.estimate.probe,
+            "n_epochs": self.estimate.n_epochs,
             "history": torch.tensor(self._history, dtype=torch.float64),
         }
         for correction in self.estimate.corrections:
@@ -156,9 +159,25 @@ class SweepingEngine:
         """Rows in pieces whose waves fit the cache."""
         return (rows[start : start + self._chunk_size] for start in range(0, len(rows), self._chunk_size))
 
+    def _batches(self, epoch: int) -> list[Tensor]:
+        """This rank's rows of each batch of an epoch."""
+        size = self.config.batch_size or default_batch_size(self._problem.n_total)
+        batches = self._problem.batches(size, self._seed, epoch, self.config.batching)
+        self._problem.plan(rows for members in batches for rows in self._chunks(members))
+        return batches
+
     def _moves_probe(self, epoch: int) -> bool:
         return self.config.update_probe and epoch >= self.config.probe_start_epoch
 
     def _gauge(self) -> float:
         """Factor that gives the probe the photons of the data; the object is divided by it."""
         return math.sqrt(self._power / float(self.estimate.probe.abs().square().sum(dtype=torch.float64)))
+
+
+def default_batch_size(n_frames: int) -> int:
+    """A 32nd of the scan, at least 32, and never so much that an epoch has fewer than 8 batches.
+
+    One batch of all frames moves object and probe at once by full steps that each explain the whole residual: together
+    they overshoot, and small scans diverge.
+    """
+    return max(1, min(max(32, math.ceil(n_frames / 32)), n_frames // 8))

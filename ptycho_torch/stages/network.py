@@ -31,6 +31,7 @@ def train(context: StageContext) -> None:
     """
     # Lightning takes seconds to import, which a purely iterative job should not pay.
     from ptycho_torch.pinn.bundle import load_bundle, save_bundle
+    from ptycho_torch.pinn.metric_log import training_logs
     from ptycho_torch.pinn.training import train as train_network
     from ptycho_torch.pinn.training import train_on_scenes
 
@@ -50,6 +51,7 @@ def train(context: StageContext) -> None:
         "report": context.report,
         "should_stop": context.should_stop,
         "start": start,
+        "callbacks": training_logs(job.execution, context.folder.checkpoints / "train" / "logs", csv=False),
     }
     if job.synthetic is not None:
         model = train_on_scenes(job.synthetic, training, job.execution, **settings)

@@ -31,10 +31,10 @@ class ClientScan:
         return (self.middle_px - (np.array(self.truth.shape) - 1) / 2) * PIXEL_M
 
 
-def client_scan(side=6, size=32, modes=1, photons=1e5, seed=0):
-    """A small scan with known object; side × side patterns of size × size."""
+def client_scan(side=6, n=None, size=32, modes=1, photons=1e5, seed=0):
+    """A small scan with known object; the first n of side × side patterns of size × size."""
     scan = small_scan(side=side, size=size, modes=modes, photons=photons, seed=seed)
-    middle = scan.positions_px - 0.5
+    middle = scan.positions_px[:n] - 0.5
     low, high = middle.min(axis=0), middle.max(axis=0)
     shape = np.ceil(high - low + size).astype(int)
     first = (low + high) / 2 - (shape - 1) / 2
@@ -44,7 +44,7 @@ def client_scan(side=6, size=32, modes=1, photons=1e5, seed=0):
     places = np.meshgrid(rows, columns, indexing="ij")
     real, imaginary = (map_coordinates(part, places, order=3, mode="nearest") for part in _parts(scan.truth.object))
     return ClientScan(
-        counts=scan.frames.read(np.arange(scan.n_positions)).astype(np.uint16),
+        counts=scan.frames.read(np.arange(len(middle))).astype(np.uint16),
         probe=scan.probe,
         middle_px=middle - first,
         truth=real + 1j * imaginary,

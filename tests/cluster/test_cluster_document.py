@@ -64,7 +64,7 @@ def wait_for_a_log(cluster, folder):
     """`logs` needs a rank's log, and the queue may hold the job for some seconds."""
     (launch,) = folder.glob("runs/*/launch.json")
     cluster.wait_for(json.loads(launch.read_text())["job_id"], "RUNNING", "COMPLETED")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not list(folder.glob("runs/*/logs/rank-0.log")):
         assert time.monotonic() < end
         time.sleep(0.2)

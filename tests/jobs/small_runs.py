@@ -64,7 +64,7 @@ def ptycho(*arguments, cwd, prefix=()):
     """Runs the command in a process of its own, with stages that only count."""
     command = [*prefix, sys.executable, "-m", "ptycho", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=stand_in_environment(), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=cwd, env=stand_in_environment(), capture_output=True, text=True, timeout=600, check=False
     )
 
 

@@ -391,7 +391,7 @@ def start_all(folder, size):
 
 def finish(children):
     for child in children:
-        child.communicate(timeout=300)
+        child.communicate(timeout=900)
     assert [child.returncode for child in children] == [0] * len(children)
 
 
