@@ -37,8 +37,8 @@ NOT_IN_MODEL = frozenset({"N"})
 _BUNDLE = Annotated[
     str | None,
     Field(
-        description='A trained model: wts.h5.zip, its folder or its run, from the spec file on, or "pretrained", the'
-        " one that comes with the program. Training is skipped, or goes on from it where training.nepochs is written."
+        description="A trained model: wts.h5.zip, its folder or its run, from the spec file on. Training is skipped, or"
+        " goes on from it where training.nepochs is written."
     ),
 ]
 

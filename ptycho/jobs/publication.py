@@ -211,6 +211,11 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
                 caption="One pass of the trained network, phases synchronised and stitched, before refinement.",
             )
         )
+    if findings.network is not None and "confidence" in findings.network.per_frame:
+        confidence = findings.network.per_frame["confidence"]
+        made.append(
+            ReportFigure.standard("patch_confidence", draw.patch_confidence(scan.positions_px, confidence, pixel_m))
+        )
     losses, r_factors = _curves(rows)
     if losses or r_factors:
         made.append(ReportFigure.standard("history", draw.history(losses, r_factors)))
@@ -245,9 +250,19 @@ def _summary(job: ResolvedJob, scan: Scan) -> str:
     frames = f"{scan.n_positions:,} frames of {scan.patch_size} × {scan.patch_size} pixels"
     if not job.uses_network:
         return f"{frames}, reconstructed by the iterative engine {job.engine}."
-    how = "a trained network was applied" if job.bundle else "a physics-informed network was trained on them, no labels"
+    how = _first_image(job)
     after = "" if job.refine.engine == "none" else f", then {job.refine.engine} refined object and probe"
     return f"{frames}: {how}, its patches were stitched{after}."
+
+
+def _first_image(job: ResolvedJob) -> str:
+    if job.uses_linear_inverse:
+        return "the forward model was inverted for each, to first order and without a network"
+    if job.synthetic is not None:
+        return "a network was trained on random scenes and applied"
+    if job.bundle is not None:
+        return "a trained network was applied" if not job.fine_tune else "a trained network was trained on with them"
+    return "a physics-informed network was trained on them, no labels"
 
 
 def _warnings(findings: Findings) -> Iterator[str]:
@@ -263,7 +278,7 @@ def _warnings(findings: Findings) -> Iterator[str]:
     if network_r is not None and network_r >= findings.flat_r_factor:
         yield (
             f"The network's own image explains the counts no better than a constant object (R-factor {network_r:.3f}"
-            f" against {findings.flat_r_factor:.3f}); what you see comes from the refinement. Train it for longer."
+            f" against {findings.flat_r_factor:.3f}); what you see comes from the refinement."
         )
 
 

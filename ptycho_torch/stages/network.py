@@ -66,11 +66,16 @@ def train(context: StageContext) -> None:
 def reconstruct(context: StageContext) -> None:
     """Apply the trained network to every frame, synchronise the patches' phases, stitch, and write network.h5."""
     from ptycho_torch.pinn.bundle import load_bundle
+    from ptycho_torch.pinn.inference import linear_model
 
     job, ranks = context.job, context.ranks
     is_trained_here = "train" in job.stages
-    model = load_bundle(context.folder.model if is_trained_here or job.bundle is None else job.bundle)
-    if (not is_trained_here or job.synthetic is not None) and context.scan.probe is not None:
+    if job.uses_linear_inverse:
+        model = linear_model(context.scan, job.training.model, owned_frames(context.scan, ranks), ranks)
+    else:
+        model = load_bundle(context.folder.model if is_trained_here or job.bundle is None else job.bundle)
+    is_another_scans = job.bundle is not None and not is_trained_here
+    if (is_another_scans or job.synthetic is not None) and context.scan.probe is not None:
         # A model applied to another scan sees that scan's own illumination.
         model = model.with_probe(context.scan.probe, context.scan.mask)
     image = stitch_scan(

@@ -45,6 +45,7 @@ def drawn():
         "probe_modes": figures.probe_modes(probe(3), PIXEL),
         "diffraction": figures.diffraction(np.abs(sample()) * 9, noise[0], region()),
         "frame_residuals": figures.frame_residuals(positions, np.linspace(0.1, 0.3, 40), PIXEL),
+        "patch_confidence": figures.patch_confidence(positions, np.linspace(0.2, 1, 40), PIXEL),
         "coverage": figures.coverage(region() * 3.0, region(), PIXEL),
         "history": figures.history({"training": [3, 2, 1.5]}, {"rpie": [0.3, 0.2]}),
         "fourier_ring_correlation": figures.fourier_ring_correlation(curve),
