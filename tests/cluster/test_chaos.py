@@ -24,7 +24,8 @@ SEED = 3
 TRAINING_EPOCHS, REFINE_EPOCHS = 4, 14
 # One frame at a time makes "reconstruct" long enough to be hit.
 SETTINGS = {
-    "model.gridsize": 1, "training.nepochs": TRAINING_EPOCHS, "refine.epochs": REFINE_EPOCHS, "refine.stop_at_plateau": "false",
+    "model.gridsize": 1, "training.nepochs": TRAINING_EPOCHS,
+    "refine.epochs": REFINE_EPOCHS, "refine.stop_at_plateau": "false",
     "execution.inference_batch_size": 1, "resources.ranks_per_node": 2, "resources.max_requeues": 20,
 }  # fmt: skip
 # The first run lives on n1 alone; n2 dies, or is taken away by another job, under the second one only.
@@ -44,7 +45,7 @@ WARNING = signal.SIGUSR2
 MOST_S_UNTIL_ALL_HAVE_ENDED = 60.0
 USUAL_LOAD_PER_CORE = 4.0
 # Only so that a test that hangs ends some day: how long Slurm lets a job wait says nothing about the run.
-MOST_S_UNTIL_IT_GOES_ON = 300.0
+MOST_S_UNTIL_IT_GOES_ON = 1200.0
 
 
 @dataclass(frozen=True)
