@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ptycho.cli.console import complain, duration, next_step, say, show_table
+from ptycho.cli.console import counted, duration, next_step, say, show_table
 
 if TYPE_CHECKING:
     from ptycho.data.scan import Scan
@@ -33,23 +33,33 @@ def show_dry_run(spec: Path, overrides: Sequence[str]) -> None:
 
 def _show_run(spec: JobSpec) -> None:
     from ptycho.jobs.batch_script import Submission
-    from ptycho.jobs.launcher import container_python
-    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.container import ranks_python
+    from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.run_folder import RunFolder
 
-    job, scan = resolve(spec)
+    job, scan = resolve_anywhere(spec)
     folder = RunFolder(job.output_dir / f"{job.name}-DATE-TIME")
     if job.resources.executor == "slurm":
         place = folder.path / "submitit" / "1"
-        say(Submission(runs=[folder], job=job, folder=place, python=container_python(job)).text())
+        say(Submission(runs=[folder], job=job, folder=place, python=ranks_python(folder.path, job)).text())
     else:
-        say(f"{job.resources.n_ranks} processes on this machine, without a batch script.\n")
+        say(f"{counted(job.resources.n_ranks, 'process')} on this machine, without a batch script.\n")
+    _show_inside(folder.path, [job])
     _show_needs(job, scan)
 
 
+def _show_inside(place: Path, jobs: Sequence[ResolvedJob]) -> None:
+    from ptycho.jobs.container import inside_path, inside_text
+
+    if jobs[0].container.is_entered:
+        say(f"{inside_path(place)}, through which Python runs inside the image:\n")
+        say(inside_text(place, jobs))
+
+
 def _show_series(spec: JobSpec) -> None:
+    from ptycho.cli.series import warn_of
     from ptycho.jobs.batch_script import Submission
-    from ptycho.jobs.launcher import container_python
+    from ptycho.jobs.container import ranks_python
     from ptycho.jobs.new_series import resolve_series
     from ptycho.jobs.resolve import open_job_scan
     from ptycho.jobs.series import SeriesFolder
@@ -62,19 +72,20 @@ def _show_series(spec: JobSpec) -> None:
         if training is not None:
             place = folder.training.path / "submitit" / "1"
             say("First, the training:\n")
-            python = container_python(training)
+            python = ranks_python(folder.training.path, training)
             say(Submission(runs=[folder.training], job=training, folder=place, python=python).text())
             say("Then, when it has succeeded, the scans:\n")
         runs = [folder.run(name) for name in resolved.jobs]
-        shown = [one.data.scan.parent for one in resolved.jobs.values()]
         array = Submission(
-            runs=runs, job=job, folder=folder.submitit(1) / "scans", python=container_python(job, also_shown=shown),
+            runs=runs, job=job, folder=folder.submitit(1) / "scans", python=ranks_python(folder.path, job),
             name=resolved.name, at_once=at_once, dependency="afterok:TRAINING" if training else None,
         )  # fmt: skip
         say(array.text())
+        _show_inside(folder.path, [*resolved.jobs.values()])
     else:
         say(
-            f"{len(resolved.jobs)} runs of {job.resources.n_ranks} processes on this machine, {at_once or 1} at once.\n"
+            f"{counted(len(resolved.jobs), 'run')} of {counted(job.resources.n_ranks, 'process')} on this machine,"
+            f" {at_once or 1} at once.\n"
         )
     if training is not None:
         say(f"Training, on {training.data.scan}:")
@@ -83,10 +94,7 @@ def _show_series(spec: JobSpec) -> None:
     largest = max(resolved.jobs.values(), key=lambda one: open_job_scan(one.data).n_positions)
     say(f"The scan with most frames, of {len(resolved.jobs)}: {largest.name}")
     _show_needs(largest, open_job_scan(largest.data))
-    if resolved.broken:
-        complain(f"{len(resolved.broken)} of {len(resolved.scans)} scans cannot be worked on:")
-        for scan in resolved.broken:
-            complain(f"{scan.name}: {scan.error}")
+    warn_of(resolved.broken, len(resolved.scans))
 
 
 def _show_needs(job: ResolvedJob, scan: Scan) -> None:
@@ -96,12 +104,16 @@ def _show_needs(job: ResolvedJob, scan: Scan) -> None:
     found = shares(job, scan)
     rows = [(one.rank, one.frames, one.halo, f"{memory_of(job, scan, one).total_mb:.0f} MB") for one in found]
     show_table(("rank", "frames", "halo", "memory"), rows if len(rows) <= _SHOWN_RANKS else [rows[0], rows[-1]])
-    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} on {job.resources.n_ranks} ranks.")
+    ranks = counted(job.resources.n_ranks, "rank")
+    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} on {ranks}.")
     most = max((memory_of(job, scan, one) for one in found), key=lambda needed: needed.total_mb)
     say(
         f"Memory: estimated {most.total_mb:.0f} MB for a rank: program {most.program_mb:.0f}, frames"
         f" {most.frames_mb:.0f}, canvas {most.canvas_mb:.0f}, one step {most.step_mb:.0f}."
     )
+    architecture = job.training.model.architecture
+    if job.uses_network and architecture != "cnn":
+        say(f'The step is that of architecture "cnn"; "{architecture}" was not measured and may need more.')
     node_mb = most.total_mb * job.resources.ranks_per_node
     asked = job.resources.memory_gb
     if asked is not None and node_mb > asked * _MB_PER_GB:

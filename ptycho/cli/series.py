@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ptycho.cli.arguments import AsJson, RunPath
-from ptycho.cli.console import complain, next_step, say, show_json
+from ptycho.cli.console import counted, next_step, say, show_json, warn
 from ptycho.errors import CancelledError, DataError, RequestError, WorkError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def collect(path: RunPath = None, as_json: AsJson = False) -> None:
     if as_json:
         show_json(read_json(folder.table_path))
         return
-    say(f"{len(status.scans)} scans: {status.headline}.")
+    say(f"{counted(len(status.scans), 'scan')}: {status.headline}.")
     say(f"Wrote {folder.report_path}, {folder.csv_path.name} and {folder.table_path.name}.")
     next_step(f"open {folder.report_path}")
 
@@ -61,8 +61,8 @@ def make_series(spec: JobSpec, overrides: Sequence[str]) -> tuple[SeriesFolder, 
     refuse_under_mpi(max(launcher_sizes(os.environ).values(), default=1))
     folder, resolved = new_series(spec, overrides)
     job = resolved.first_job
-    ranks = f"{job.resources.n_ranks} rank{'s' if job.resources.n_ranks > 1 else ''} each ({job.resources.executor})"
-    say(f"{resolved.name}: {len(resolved.scans)} scans, engine {job.engine}, {ranks}, in {folder.path}")
+    ranks = f"{counted(job.resources.n_ranks, 'rank')} each ({job.resources.executor})"
+    say(f"{resolved.name}: {counted(len(resolved.scans), 'scan')}, engine {job.engine}, {ranks}, in {folder.path}")
     if resolved.training is not None:
         say(f"First a network is trained on {resolved.training.data.scan}.")
     warn_of(resolved.broken, len(resolved.scans))
@@ -72,7 +72,7 @@ def make_series(spec: JobSpec, overrides: Sequence[str]) -> tuple[SeriesFolder, 
 def warn_of(broken: Sequence[SeriesScan], total: int) -> None:
     """Name the scans that cannot be worked on, on standard error."""
     if broken:
-        complain(f"{len(broken)} of {total} scans cannot be worked on; the others do not wait for them:")
+        warn(f"{len(broken)} of {total} scans cannot be worked on; the others do not wait for them:")
         for scan in broken[:_SHOWN_FAILURES]:
             typer.echo(f"  {scan.name}: {scan.error}", err=True)
 
@@ -93,7 +93,10 @@ def check_series(spec: JobSpec, path: Path, overrides: Sequence[str], *, everyth
     show_values(job, everything=everything)
     say()
     trained = "" if resolved.training is None else f", after a training on {resolved.training.data.scan}"
-    say(f"{len(resolved.jobs)} runs, {job.resources.n_ranks} ranks each ({job.resources.executor}){trained}.")
+    say(
+        f"{counted(len(resolved.jobs), 'run')}, {counted(job.resources.n_ranks, 'rank')} each"
+        f" ({job.resources.executor}){trained}."
+    )
     if resolved.broken:
         named = "\n".join(f"  {scan.name}: {scan.error}" for scan in resolved.broken[:_SHOWN_FAILURES])
         raise DataError(
@@ -157,7 +160,7 @@ def follow_series(folder: SeriesFolder) -> None:
             raise CancelledError(f"Stopped {folder.path}. Go on with: ptycho resume {folder.path}") from None
     status = write_table(folder)
     told.look(status)
-    say(f"{len(status.scans)} scans: {status.headline}.")
+    say(f"{counted(len(status.scans), 'scan')}: {status.headline}.")
     say(f"Table and pictures: {folder.report_path}")
     if status.status != "finished":
         raise WorkError(f"Not every scan has an image. What was in the way: ptycho status {folder.path}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from ptycho.cli.console import duration, is_terminal, say, table_lines
+from ptycho.cli.console import counted, duration, is_terminal, say, table_lines
 from ptycho.cli.live import numbers_of
 from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.series import SeriesFolder
@@ -119,7 +119,7 @@ def _run_lines(found: RunStatus) -> list[str]:
 
 
 def _series_lines(found: SeriesStatus) -> list[str]:
-    lines = [f"{found.folder}: {found.status}", f"{len(found.scans)} scans: {found.headline}"]
+    lines = [f"{found.folder}: {found.status}", f"{counted(len(found.scans), 'scan')}: {found.headline}"]
     if found.training is not None:
         error = f". {found.training.error}" if found.training.error else ""
         lines.append(f"Training: {brief(found.training)}{error}")

@@ -121,7 +121,7 @@ def check(
 
     Shows every value with its source, and starts nothing.
     """
-    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.spec import load_spec
 
     loaded = load_spec(spec, overrides or ())
@@ -130,7 +130,7 @@ def check(
 
         check_series(loaded, spec, overrides or (), everything=everything, as_json=as_json)
         return
-    job, scan = resolve(loaded)
+    job, scan = resolve_anywhere(loaded)
     shown = values_of(job)
     if as_json:
         show_json(
@@ -164,7 +164,7 @@ def show_values(job: ResolvedJob, *, everything: bool) -> None:
 
 def _describe(job: ResolvedJob, scan: Scan) -> None:
     say()
-    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path}")
+    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path or 'a simulated scan'}")
     for assumption in scan.assumptions:
         say(f"Assumed: {assumption}")
     ranks = job.resources.n_ranks

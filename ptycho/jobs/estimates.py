@@ -70,34 +70,32 @@ class MemoryModel:
         return self.program_mb + self.frames_mb + self.canvas_mb + self.step_mb
 
 
-def memory_of(job: ResolvedJob, scan: Scan, share: Share) -> MemoryModel:
-    """The memory of a rank with this share."""
-    frame_px = scan.patch_size**2
-    canvas_px = math.prod(scan.grid.shape)
-    network = job.uses_network
-    held = share.frames + share.halo
-    step_mb = 0.0
-    if network:
-        model, training = job.training.model, job.training
-        members = math.ceil(training.batch_size / job.resources.n_ranks) * model.gridsize**2
-        width = 16 * model.n_filters_scale
-        step_mb = members * frame_px * (_BYTES_PER_CHANNEL * width + _BYTES_PER_GUESS) / 1e6
-    return MemoryModel(
-        program_mb=_PROGRAM_NETWORK_MB if network else _PROGRAM_MB,
-        frames_mb=(held if network else share.frames)
-        * frame_px
-        * (_FRAME_BYTES_NETWORK if network else _FRAME_BYTES)
-        / 1e6,
-        canvas_mb=canvas_px * _CANVAS_BYTES / 1e6,
-        step_mb=step_mb,
-    )
-
-
-# Fitted to measured peaks of whole runs.
-_PROGRAM_MB, _PROGRAM_NETWORK_MB = 350.0, 550.0
+# Bytes for each pixel, and MB, fitted to the measured peaks of whole runs (docs/performance.md): what the terms stand
+# for says why there is such a term, the fit says how large it is.
+_PROGRAM_MB, _PROGRAM_NETWORK_MB = 375.0, 690.0
 _FRAME_BYTES, _FRAME_BYTES_NETWORK = 8.0, 16.0
 _CANVAS_BYTES = 80.0
-_BYTES_PER_CHANNEL, _BYTES_PER_GUESS = 70.0, 200.0
+# The evaluate stage looks at so many frames at once.
+_EVALUATED_AT_ONCE, _EVALUATED_BYTES = 256, 12.0
+# Activations of the network for each channel of its first level, and the physical guess that it corrects.
+_CHANNELS_PER_SCALE, _CHANNEL_BYTES, _GUESS_BYTES = 16, 20.0, 200.0
+
+
+def memory_of(job: ResolvedJob, scan: Scan, share: Share) -> MemoryModel:
+    """The memory of a rank with this share."""
+    frame_px, canvas_px = scan.patch_size**2, math.prod(scan.grid.shape)
+    step_bytes = min(share.frames, _EVALUATED_AT_ONCE) * _EVALUATED_BYTES
+    if job.uses_network:
+        members = math.ceil(job.training.batch_size / job.resources.n_ranks) * job.training.model.gridsize**2
+        channels = _CHANNELS_PER_SCALE * job.training.model.n_filters_scale
+        step_bytes = max(step_bytes, members * (channels * _CHANNEL_BYTES + _GUESS_BYTES))
+    frame_bytes = _FRAME_BYTES_NETWORK if job.uses_network else _FRAME_BYTES
+    return MemoryModel(
+        program_mb=_PROGRAM_NETWORK_MB if job.uses_network else _PROGRAM_MB,
+        frames_mb=(share.frames + share.halo) * frame_px * frame_bytes / 1e6,
+        canvas_mb=canvas_px * _CANVAS_BYTES / 1e6,
+        step_mb=step_bytes * frame_px / 1e6,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +134,8 @@ def time_of(job: ResolvedJob, scan: Scan) -> TimeEstimate | None:
 
 def _earlier_runs(parent: Path) -> Iterator[tuple[Path, ResolvedJob, dict[str, Any]]]:
     """Folder, job and state of the finished runs in an output folder, the newest first, those of series included."""
-    paths = [*parent.glob("*/state.json"), *parent.glob("*/scans/*/state.json")]
+    places = ("*/state.json", "*/scans/*/state.json", "*/train/state.json")
+    paths = [path for place in places for path in parent.glob(place)]
     for path in _newest(paths):
         try:
             state = read_json(path)

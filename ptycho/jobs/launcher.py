@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -18,7 +17,9 @@ from ptycho.errors import PackageError, RequestError, WorkError
 from ptycho.jobs import lock
 from ptycho.jobs.batch_script import Submission
 from ptycho.jobs.cluster_job import CANCELLED, UNKNOWN, ClusterJob, cancel_job, find_job
+from ptycho.jobs.container import container_program, ranks_python, write_inside
 from ptycho.jobs.events import Reporter
+from ptycho.jobs.job_container import refuse_other_image
 from ptycho.jobs.json_file import read_json, write_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.rank_environment import local_variables, variables_set
@@ -80,6 +81,7 @@ def start_here(folder: RunFolder, ranks: Ranks | None = None) -> None:
     Raises what a stage raises, CancelledError when the run was asked to stop.
     """
     ranks = ranks or SerialRanks()
+    refuse_other_image(ResolvedJob.read(folder.resolved_path))
     if ranks.rank == 0:
         lock.acquire(folder)
         prepare(folder, "here").write(folder)
@@ -97,6 +99,7 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
     Raises RequestError when the folder is in use, PackageError when the scheduler or the container is not there.
     """
     check_programs(job)
+    refuse_other_image(job)
     refuse_if_queued(folder)
     lock.acquire(folder)
     try:
@@ -104,10 +107,12 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
         # A fresh folder for each start: submitit takes a result it finds there for the new job's.
         submitit_folder = folder.path / "submitit" / f"{launch.attempt}"
         on_cluster = launch.executor == "slurm"
+        python = ranks_python(folder.path, job)
+        write_inside(folder.path, [job])
         executor = (
-            Submission(runs=[folder], job=job, folder=submitit_folder, python=container_python(job)).executor()
+            Submission(runs=[folder], job=job, folder=submitit_folder, python=python).executor()
             if on_cluster
-            else _local(submitit_folder, job, container_python(job))
+            else _local(submitit_folder, job, python)
         )
         launch.write(folder)
         submitit_folder.mkdir(parents=True, exist_ok=True)
@@ -214,30 +219,18 @@ def check_programs(job: ResolvedJob) -> None:
         raise PackageError(
             'executor = "slurm" needs sbatch, which is not on PATH. Use a login node, or executor = "local".'
         )
+    image = job.container.image if job.container.is_entered else None
     # On a cluster the nodes have the container program, the login node may have none.
-    if executor == "local" and job.container.image is not None and _container_program() is None:
+    if executor == "local" and image is not None and container_program() is None:
         raise PackageError(
-            f"container.image = {job.container.image!r} needs Apptainer, which is not on PATH. Leave it out."
+            f'container.image = "{image}" needs Apptainer, which is not on PATH. Install it'
+            " (containers/README.md), or leave container.image out."
         )
-
-
-def _container_program() -> str | None:
-    return shutil.which("apptainer") or shutil.which("singularity")
-
-
-def container_python(job: ResolvedJob, *, also_shown: Iterable[Path] = ()) -> str | None:
-    """The command that stands for Python inside the job's container; None for this environment's Python.
-
-    also_shown: folders to show inside, besides those of scan and results
-    """
-    image = job.container.image
-    if image is None:
-        return None
-    own = (job.output_dir, job.data.scan.parent, *also_shown)
-    shown = (*dict.fromkeys(map(str, own)), *(job.container.binds or ()))
-    binds = [part for bind in shown for part in ("--bind", bind)]
-    gpu = ["--nv"] if job.resources.gpus_per_node else []
-    return shlex.join([_container_program() or "apptainer", "exec", *gpu, *binds, image, "python3"])
+    if executor == "here" and image is not None:
+        raise RequestError(
+            f'container.image = "{image}": the ranks are outside it already (executor "here", or started by mpirun).'
+            f' Use executor = "local" or "slurm", or start them inside: apptainer run {image} run SPEC'
+        )
 
 
 def _local(folder: Path, job: ResolvedJob, python: str | None) -> submitit.Executor:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ptycho.data.scan import Scan
 from ptycho.jobs.launcher import check_programs
-from ptycho.jobs.resolve import resolve
+from ptycho.jobs.resolve_inside import resolve_anywhere
 from ptycho.jobs.resolved_job import ResolvedJob
 from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.spec import JobSpec
@@ -19,7 +19,7 @@ def new_run(
 
     overrides: what the user gave beside the spec, noted in the folder's copy of it
     """
-    job, scan = resolve(spec, launched_ranks=launched_ranks)
+    job, scan = resolve_anywhere(spec, launched_ranks=launched_ranks)
     check_programs(job)
     folder = RunFolder.create(
         job.output_dir, job.name, {"spec.toml": spec_copy(spec, overrides), "resolved.json": job.to_json()}

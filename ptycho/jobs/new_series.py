@@ -10,7 +10,8 @@ from pathlib import Path
 from ptycho.errors import DataError, ModelError, RequestError, SpecError
 from ptycho.jobs.launcher import check_programs
 from ptycho.jobs.new_run import spec_copy
-from ptycho.jobs.resolve import BUNDLE_NAME, resolve
+from ptycho.jobs.resolve import BUNDLE_NAME
+from ptycho.jobs.resolve_inside import resolve_anywhere
 from ptycho.jobs.resolved_job import ResolvedJob
 from ptycho.jobs.run_folder import RunFolder, now
 from ptycho.jobs.scan_patterns import distinct_names, plain_name
@@ -70,13 +71,13 @@ def resolve_training(spec: JobSpec, name: str) -> ResolvedJob | None:
     """The job that trains the network which the runs of the scans then apply; None where none is trained."""
     if spec.data.train is None:
         return None
-    job, _ = resolve(spec.for_scan(Path(spec.data.train)))
+    job, _ = resolve_anywhere(spec.for_scan(Path(spec.data.train)))
     return replace(job, name=name, train_only=True)
 
 
 def resolve_member(spec: JobSpec, path: Path, training: ResolvedJob | None) -> ResolvedJob:
     """The job of one scan. Where a network is to be trained, the caller adds the path of its archive."""
-    job, scan = resolve(spec.for_scan(path))
+    job, scan = resolve_anywhere(spec.for_scan(path))
     if training is not None and job.training.model != training.training.model:
         raise ModelError(
             f"{path} has frames of {scan.patch_size} × {scan.patch_size}, the network is trained on frames of"

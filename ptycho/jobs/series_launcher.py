@@ -12,11 +12,12 @@ from ptycho.errors import CancelledError, PtychoError, RequestError
 from ptycho.jobs import lock
 from ptycho.jobs.batch_script import Submission, place_parameters
 from ptycho.jobs.cluster_job import cancel_waiting
+from ptycho.jobs.container import inside_path, ranks_python, write_inside
+from ptycho.jobs.job_container import refuse_other_image
 from ptycho.jobs.launcher import (
     ASK_SLURM_EVERY_S,
     NO_LIMIT_MIN,
     POLL_S,
-    container_python,
     kill_ranks,
     prepare,
     refuse_if_queued,
@@ -37,6 +38,8 @@ from ptycho.jobs.series_table import collect
 
 # Reading a table's worth of small files takes a second; a slow file system may take a minute.
 _COLLECT_LIMIT_MIN = 15
+# Slurm's own default allows arrays of 1001 tasks.
+_ARRAY_TASKS = 1000
 
 
 @dataclass(frozen=True)
@@ -169,8 +172,12 @@ def _submit(folder: SeriesFolder, runs: Sequence[RunFolder], attempt: int) -> li
         started = start(folder.training, ResolvedJob.read(folder.training.resolved_path))
         job_ids.append(str(started.job_id))
         dependency = f"afterok:{started.job_id}"
-    if rest:
-        job_ids.append(_start_array(folder, rest, place / "scans", dependency))
+    trained = dependency
+    for number, first in enumerate(range(0, len(rest), _ARRAY_TASKS)):
+        part, name = rest[first : first + _ARRAY_TASKS], f"scans-{number}" if number else "scans"
+        job_ids.append(_start_array(folder, part, place / name, dependency))
+        # One array after the other, so that together they keep to what may be worked on at once.
+        dependency = ",".join(filter(None, [trained, f"afterany:{job_ids[-1]}"]))
     # Runs that an earlier start left in the queue belong into the table too.
     others = {job.job_id.partition("_")[0] for job in jobs_of(folder).values() if not job.is_over}
     after = ":".join(sorted({*job_ids, *others}, key=int))
@@ -181,13 +188,15 @@ def _submit(folder: SeriesFolder, runs: Sequence[RunFolder], attempt: int) -> li
 def _start_array(folder: SeriesFolder, runs: Sequence[RunFolder], place: Path, dependency: str | None) -> str:
     """Submit the runs as one array, and note in each folder which task is its own; the number of the array."""
     jobs = [ResolvedJob.read(run.resolved_path) for run in runs]
-    shown = [job.data.scan.parent for job in jobs]
+    for job in jobs:
+        refuse_other_image(job)
+    write_inside(folder.path, jobs)
     series = folder.read()
     submission = Submission(
         runs=runs,
         job=jobs[0],
         folder=place,
-        python=container_python(jobs[0], also_shown=shown),
+        python=ranks_python(folder.path, jobs[0]),
         name=series.name,
         at_once=series.at_once,
         dependency=dependency,
@@ -219,7 +228,9 @@ def _start_collecting(folder: SeriesFolder, place: Path, dependency: str | None)
     run = folder.runs()[0]
     job = ResolvedJob.read(run.resolved_path)
     place.mkdir(parents=True)
-    executor = submitit.SlurmExecutor(place, python=container_python(job))
+    if not inside_path(folder.path).exists():
+        write_inside(folder.path, [job])
+    executor = submitit.SlurmExecutor(place, python=ranks_python(folder.path, job))
     wanted = place_parameters(job.resources) | {
         "job_name": f"{folder.read().name}-table",
         "nodes": 1,

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from ptycho.config.config import ModelConfig, TrainingConfig, validate_training_config
+from ptycho.config.synthetic import SYNTHETIC
 from ptycho.errors import RequestError, SpecError
 from ptycho.jobs.binding import TABLES, spec_model
-from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, job_engines
+from ptycho.jobs.engines import LINEAR, NETWORK, NO_REFINEMENT, job_engines
 from ptycho.jobs.problems import closest, shown, type_problems, value_problems
 from ptycho.jobs.scan_patterns import matching_scans
 from ptycho.jobs.site import load_site
@@ -27,14 +28,19 @@ if TYPE_CHECKING:
 
 KEYS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: table.defaults for name, table in TABLES.items()})
 # Keys that name files to read.
-_INPUT_PATHS = (("data", "scan"), ("data", "train"), ("data", "mask"), ("model", "bundle"), ("container", "image"))
+_INPUT_PATHS = (
+    *(("data", key) for key in ("scan", "train", "mask", "dark", "positions", "start")),
+    ("model", "bundle"),
+    ("container", "image"),
+    ("synthetic", "probe_file"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """A valid spec. Paths are absolute, except output.dir, which is meant from where the user is.
 
-    model, training, refine, execution: only the keys that were written
+    model, training, synthetic, refine, execution: only the keys that were written
     scans:   the files of a series of scans, absolute, whose runs share everything else; empty for a job of one scan
     sources: dotted path → "spec", "site" or "override", for every key that was written
     text:    the file as it was, kept in the run folder
@@ -48,6 +54,7 @@ class JobSpec:
     bundle: Path | None
     model: Mapping[str, Any]
     training: Mapping[str, Any]
+    synthetic: Mapping[str, Any]
     refine: Mapping[str, Any]
     execution: Mapping[str, Any]
     resources: ResourcesTable
@@ -139,6 +146,7 @@ def parse_spec(
         bundle=Path(bundle) if bundle else None,
         model=values["model"],
         training=values["training"],
+        synthetic=values["synthetic"],
         refine=values["refine"],
         execution=values["execution"],
         resources=ResourcesTable(**values["resources"]),
@@ -237,9 +245,7 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
     problems = []
     engine = values["job"].get("engine", JobTable().engine)
     refine = values["refine"].get("engine")
-    if engine in KNOWN_ELSEWHERE:
-        problems.append(f"job.engine = {shown(engine)}: this version has no such engine. It has: {_engines()}.")
-    elif engine not in job_engines():
+    if engine not in job_engines():
         near = closest(engine, job_engines())
         hint = f' Did you mean "{near}"?' if near else ""
         problems.append(f"job.engine = {shown(engine)}: must be one of {_engines()}.{hint}")
@@ -258,11 +264,24 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
                 f'model.bundle: engine {shown(engine)} uses no network. Set job.engine = "pinn", or leave it out.'
             )
     scan, scans = values["data"].get("scan"), values["data"].get("scans")
-    if scan is None and scans is None and not {"data.scan", "data.scans", "scan"} & set(named):
+    is_synthetic = values["data"].get("source") == SYNTHETIC
+    problems += _synthetic_problems(values, engine, is_synthetic)
+    if scan is None and scans is None and not is_synthetic and not {"data.scan", "data.scans", "scan"} & set(named):
         problems.append('data.scan: missing. Name the scan file: scan = "path/to/scan.h5".')
     if scan is not None and scans is not None:
         problems.append("data.scan and data.scans: only one of them may be given.")
-    train = values["data"].get("train")
+    return problems + _series_problems(values, engine)
+
+
+def _series_problems(values: Mapping[str, Mapping[str, Any]], engine: str) -> list[str]:
+    """What is wrong about the network of several scans."""
+    problems = []
+    train, scans = values["data"].get("train"), values["data"].get("scans")
+    if scans is not None and values["data"].get("source") == SYNTHETIC:
+        problems.append(
+            'data.source = "synthetic": not with data.scans. Train such a network first'
+            " (ptycho run jobs/pretrain.toml), then name its run in model.bundle."
+        )
     if train is not None and scans is None:
         problems.append(f"data.train = {shown(train)}: only for several scans (data.scans). One scan trains its own.")
     if train is not None and values["model"].get("bundle"):
@@ -270,6 +289,16 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
     if train is not None and engine in job_engines() and engine != NETWORK:
         problems.append(f"data.train = {shown(train)}: engine {shown(engine)} uses no network, which could be trained.")
     return problems
+
+
+def _synthetic_problems(values: Mapping[str, Mapping[str, Any]], engine: str, is_synthetic: bool) -> list[str]:
+    if is_synthetic and engine != NETWORK:
+        return [f'data.source = "synthetic": engine {shown(engine)} trains no network. Set job.engine = "pinn".']
+    if is_synthetic and values["model"].get("architecture") == LINEAR:
+        return ['model.architecture = "linear": has nothing to train. Choose another, or leave data.source out.']
+    if values["synthetic"] and not is_synthetic:
+        return ['synthetic: the table is for data.source = "synthetic". Set that, or leave the table out.']
+    return []
 
 
 def _network_problems(values: Mapping[str, Mapping[str, Any]]) -> list[str]:

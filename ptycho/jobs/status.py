@@ -37,7 +37,6 @@ class RunStatus:
     stage: str | None = None
     epoch: int | None = None
     n_epochs: int | None = None
-    part_done: float | None = None
     numbers: dict[str, Any] = field(default_factory=dict)
     seconds_per_epoch: float | None = None
     seconds_left: float | None = None
@@ -50,6 +49,7 @@ class RunStatus:
     result: dict[str, Any] = field(default_factory=dict)
     next_step: str = ""
     slurm: dict[str, object] | None = None
+    part_done: float | None = None
 
     @property
     def is_going(self) -> bool:

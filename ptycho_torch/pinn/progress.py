@@ -112,6 +112,13 @@ class TrainingWatch(Callback):
             if stopping:
                 raise CancelledError(f"Training was stopped in epoch {state.epoch + 1}; its state is saved.")
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell other callbacks the loss on held-out groups, as `val_loss`, before the epoch ends."""
+        assert isinstance(pl_module, PtychoPINN)
+        sums = pl_module.sums[3:].clone()
+        self._ranks.all_sum(sums)
+        pl_module.log("val_loss", sums[0] / sums[2])
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sum the losses over ranks, remember the best weights, report, save."""
         assert isinstance(pl_module, PtychoPINN)
@@ -120,7 +127,7 @@ class TrainingWatch(Callback):
         numbers = self._numbers(trainer, train, validation)
         pl_module.sums.zero_()
         monitored = numbers.get("val_loss", numbers["loss"])
-        pl_module.log("monitored_loss", monitored)
+        pl_module.log_dict({"monitored_loss": monitored, "train_loss": numbers["loss"]})
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(monitored)

@@ -37,4 +37,4 @@ def test_every_example_spec_passes_check(path, bundle, capsys):
 
 
 def test_the_examples_are_those_that_were_looked_at():
-    assert [path.stem for path in SPECS] == ["apply-model", "demo", "iterative", "series", "simulated"]
+    assert [path.stem for path in SPECS] == ["apply-model", "demo", "iterative", "pretrain", "series", "simulated"]

@@ -96,7 +96,7 @@ def test_what_is_no_option_of_sbatch_is_refused_before_anything_is_written(tmp_p
     spec = write_spec(tmp_path, resources__extra_sbatch=["switches 1"])
     done = ptycho("check", spec, cwd=tmp_path)
     assert done.returncode == 2
-    assert 'resources.extra_sbatch[0] = "switches 1": must be one option of sbatch' in done.stderr
+    assert 'resources.extra_sbatch[0] = "switches 1": must be one option: --name' in done.stderr
 
 
 class Ending:
