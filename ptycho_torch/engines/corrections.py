@@ -3,7 +3,8 @@
 Every engine looks at its frames in chunks (`Estimate.look`, `Estimate.project`) and calls each correction at the same
 places, so a correction is written once for all engines:
 
-    begin_epoch  before a sweep. Every rank comes here together
+    begin_epoch  before a sweep, with the number of the epoch over all engines that worked on the estimate. Every rank
+                 comes here together
     probe_of     before exit waves are made: another probe for every frame (OPR, intensity per frame)
     see          after the modulus projection of a chunk: patches, probe, exit waves and their change are at hand
                  (position gradients, per-frame coefficients). Gather here; do not move anything yet

@@ -84,12 +84,14 @@ class SweepingEngine:
         """Sweep once over all frames; see `Engine.run_epoch`."""
         started_s = time.perf_counter()
         step = self._step(epoch)
+        number = int(self.estimate.n_epochs) + 1
         for correction in self.estimate.corrections:
-            correction.begin_epoch(self.estimate, self._ranks, epoch)
+            correction.begin_epoch(self.estimate, self._ranks, number)
         self._history.append(self._sweep(epoch, step) / self._problem.amplitude_sum)
         is_converged = check_convergence(self._history, self.config)
         for correction in self.estimate.corrections:
-            correction.end_epoch(self.estimate, self._ranks, epoch, step)
+            correction.end_epoch(self.estimate, self._ranks, number, step)
+        self.estimate.n_epochs += 1
         self._end_epoch(epoch, step)
         return EpochResult(
             epoch=epoch,
@@ -139,6 +141,7 @@ class SweepingEngine:
         state = {
             "object": self.estimate.object,
             "probe": self.estimate.probe,
+            "n_epochs": self.estimate.n_epochs,
             "history": torch.tensor(self._history, dtype=torch.float64),
         }
         for correction in self.estimate.corrections:
