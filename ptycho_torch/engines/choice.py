@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ptycho.config.refine import RefineConfig
+from ptycho.config.refine import EngineName, RefineConfig
 from ptycho_torch.engines.gradient import Gradient
 from ptycho_torch.engines.lsqml import LsqMl
 from ptycho_torch.engines.pie import Pie
@@ -22,7 +22,7 @@ _ENGINES: dict[str, type[SweepingEngine]] = {
 }
 # What was fastest and came closest to the truth at every dose and on every object tried (docs/performance.md). Its
 # steps follow the dose and the number of frames.
-_AUTO = "mpie"
+_AUTO: EngineName = "mpie"
 
 
 def choose_engine(config: RefineConfig) -> tuple[type[SweepingEngine], RefineConfig]:

@@ -22,7 +22,7 @@ from ptycho_torch.physics.patches import Windows
 from ptycho_torch.physics.propagate import Propagator
 
 # Frames are read this many bytes at a time, so that reading needs little more memory than keeping.
-_READ_BYTES = 2**22
+_READ_BYTES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
