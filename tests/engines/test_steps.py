@@ -30,7 +30,7 @@ def test_lbfgs_finds_the_minimum_of_an_ill_conditioned_quadratic():
         return float((scales * (x - lowest).square()).sum()), 2 * scales * (x - lowest)
 
     values = []
-    for _ in range(80):
+    for _ in range(130):
         at = lbfgs.step(at, evaluate)
         values.append(evaluate(at)[0])
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(values))
