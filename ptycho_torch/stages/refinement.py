@@ -91,7 +91,7 @@ def build_engine(
             " Add one to the file (dataset /probe of our own layout, see docs/data-formats.md)."
         )
     image = start.object if start is not None else None
-    engine, config = choose_engine(config)
+    engine, config = choose_engine(config, problem)
     return engine(problem, config, ranks, probe, image, seed=seed)
 
 
