@@ -35,9 +35,11 @@ def _cgroup_bytes() -> int:
 
 
 def _limit_bytes() -> int:
-    """What `ulimit -v` leaves."""
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY:
-        return 2**62
-    pages = int(Path("/proc/self/statm").read_text().split()[0])
-    return limit - pages * resource.getpagesize()
+    """What `ulimit -v` and `ulimit -d` leave."""
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines() if ":" in line)
+    left = 2**62
+    for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        allowed = resource.getrlimit(limit)[0]
+        if allowed != resource.RLIM_INFINITY:
+            left = min(left, allowed - int(status[used].split()[0]) * 1024)
+    return left

@@ -207,7 +207,8 @@ class _Registration:
         power_a = inverse(self._power(first).conj() * light).real - sum_a.abs().square() / self._overlap
         power_b = inverse(light.conj() * self._power(second)).real - sum_b.abs().square() / self._overlap
         floor = 1e-4 * float(self._overlap.max()) ** 2
-        return shared.abs() / (power_a * power_b).clamp(min=floor).sqrt()
+        correlation: Tensor = shared.abs() / (power_a * power_b).clamp(min=floor).sqrt()
+        return correlation
 
     def _power(self, patches: Tensor) -> Tensor:
         return self._spectrum(torch.view_as_real(patches).square().sum(-1) * self._weight)
@@ -224,7 +225,7 @@ def _parabola_peak(
     side = surface.shape[-1]
     index = np.stack(np.divmod(best, side), 1)
     pair = np.arange(len(surface))
-    places = lags[index].astype(np.float64)
+    places: NDArray[np.float64] = lags[index].astype(np.float64)
     for axis, step in enumerate(((1, 0), (0, 1))):
         before, here, after = (
             surface[pair, (index[:, 0] + k * step[0]) % side, (index[:, 1] + k * step[1]) % side] for k in (-1, 0, 1)

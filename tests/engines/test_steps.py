@@ -14,6 +14,7 @@ from ptycho_torch.engines.problem import load_problem
 from ptycho_torch.engines.quasi_newton import Lbfgs
 from ptycho_torch.engines.streaming import StreamedAmplitude
 from ptycho_torch.physics.patches import extract_patches
+from ptycho_torch.physics.propagate import Propagator
 from tests.builders import CountingFrames, make_scan
 
 
@@ -66,7 +67,7 @@ def test_streamed_amplitudes_are_those_in_memory_in_any_order():
     scan = make_scan(n=9, N=16)
     kept = load_problem(scan, np.arange(9)[::-1], SerialRanks()).amplitude
     frames = CountingFrames(scan.frames)
-    streamed = StreamedAmplitude(frames, np.arange(9)[::-1], None)
+    streamed = StreamedAmplitude(frames, np.arange(9)[::-1], None, Propagator())
     chunks = [torch.tensor([4, 2]), torch.tensor([0]), torch.tensor([], dtype=torch.int64), torch.tensor([8, 7, 1])]
     streamed.plan(chunks)
     for rows in [*chunks, torch.tensor([3, 3])]:
