@@ -22,4 +22,13 @@ Overrides = Annotated[
         show_default=False,
     ),
 ]
+DataKeysSet = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Say something about the file, as a key of [data] in a job: energy_eV=8000; may be given often.",
+        show_default=False,
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON with stable keys, for programs.")]

@@ -1,4 +1,5 @@
-"""Writes the generated documents: docs/cli.md, docs/job-spec.md and jobs/spec.schema.json.
+"""Writes the generated documents: docs/cli.md, docs/job-spec.md, the tables of docs/data-formats.md
+and jobs/spec.schema.json.
 
 python -m ptycho.cli.document            write them
 python -m ptycho.cli.document --check    exit with 1 and name those that differ from the code
@@ -16,6 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 from ptycho.cli.main import app
+from ptycho.data.formats.table import formats_table, keys_table
 from ptycho.jobs.binding import TABLES
 from ptycho.jobs.engines import job_engines
 from ptycho.jobs.problems import shown
@@ -111,6 +113,8 @@ def _kind(option: dict[str, Any]) -> str:
         return ", ".join(f"`{shown(choice)}`" for choice in choices)
     if option.get("type") == "null":
         return ""
+    if "$ref" in option:
+        return "table"
     if option.get("type") == "array":
         parts = option.get("prefixItems") or [option["items"]]
         return f"list of {len(parts)} numbers" if "prefixItems" in option else f"list of {_kind(parts[0])}"
@@ -132,11 +136,22 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
+def formats_page() -> str:
+    """docs/data-formats.md: written by hand but for its tables."""
+    page = (ROOT / "docs" / "data-formats.md").read_text("utf-8")
+    for name, table in (("formats", formats_table()), ("keys", keys_table())):
+        head, start, rest = page.partition(f"<!-- made from the code: {name} -->\n")
+        _, end, tail = rest.partition("<!-- end -->")
+        page = f"{head}{start}{table}{end}{tail}"
+    return page
+
+
 def documents() -> dict[Path, str]:
     """Path → text of every generated document."""
     return {
         ROOT / "docs" / "cli.md": cli_page(),
         ROOT / "docs" / "job-spec.md": spec_page(),
+        ROOT / "docs" / "data-formats.md": formats_page(),
         ROOT / "jobs" / "spec.schema.json": schema_text(),
     }
 

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptycho.cli.arguments import AsJson, ScanPath
+from ptycho.cli.arguments import AsJson, DataKeysSet, ScanPath
 from ptycho.cli.console import next_step, say, show_json, show_table
 from ptycho.cli.simulate_options import with_simulate_options
 from ptycho.errors import PackageError, RequestError
 
 if TYPE_CHECKING:
+    from ptycho.data.formats.contents import Contents
+    from ptycho.data.formats.start import Start
     from ptycho.data.scan import Scan
 
 # Named by a string, because simulating needs torch and asking for help does not.
@@ -56,36 +58,41 @@ def simulate(output: Path, force: bool, options: dict[str, Any]) -> None:
 
 def convert(
     source: ScanPath,
-    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The HDF5 file to write.", show_default=False)],
+    output: Annotated[Path, typer.Argument(metavar="OUTPUT", help="The file to write.", show_default=False)],
+    layout: Annotated[
+        str, typer.Option("--format", help="What to write: ptychopinn (our HDF5), cxi, npz, ptychodus.")
+    ] = "ptychopinn",
+    said: DataKeysSet = None,
     crop_px: Annotated[
         int | None, typer.Option(help="Keep only this many detector pixels around the centre.", show_default=False)
     ] = None,
-    mask: Annotated[Path | None, typer.Option(help="A file with the good pixels (true).", show_default=False)] = None,
     name: Annotated[str | None, typer.Option(help="Name of the scan, instead of the file's.")] = None,
     note: Annotated[
         list[str] | None, typer.Option(metavar="KEY=TEXT", help="A fact to keep with the data, such as its licence.")
     ] = None,
-    diffraction: Annotated[str | None, typer.Option(help="What the frames are: counts or amplitude.")] = None,
-    photons_per_frame: Annotated[float | None, typer.Option(help="Mean counts, for normalised amplitudes.")] = None,
-    zero_frequency: Annotated[str | None, typer.Option(help="Where frames have it: centre or corner.")] = None,
-    energy_ev: Annotated[float | None, typer.Option("--energy-eV", help="Instead of the file's photon energy.")] = None,
-    distance_m: Annotated[float | None, typer.Option(help="Sample to detector, instead of the file's.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace OUTPUT when it exists.")] = False,
 ) -> None:
-    """Write a scan in our HDF5 layout."""
-    from ptycho.data.convert import convert_scan
-    from ptycho.data.formats import ReadOverrides
+    """Write a scan in our HDF5 layout, as CXI, as NPZ or as ptychodus keeps it.
 
+    Whatever a job's [data] can say about a scan can be said here: --set mask=bad.npy --set energy_eV=8000
+    """
+    from ptycho.data.convert import WRITERS, convert_scan
+    from ptycho.data.formats.trial import try_apart
+    from ptycho.jobs.resolve import stated_data
+
+    if layout not in WRITERS:
+        raise RequestError(f"--format {layout}: must be one of {', '.join(WRITERS)}.")
     _refuse_existing(output, force)
-    said = ReadOverrides(
-        diffraction=diffraction,  # type: ignore[arg-type]  # ReadOverrides checks the word and explains
-        photons_per_frame=photons_per_frame,
-        zero_frequency=zero_frequency,  # type: ignore[arg-type]
-        energy_eV=energy_ev,
-        distance_m=distance_m,
-    )
+    data = stated_data(source, [*(said or ()), *([] if crop_px is None else [f"crop_px={crop_px}"])])
+    try_apart(source, data.read)
     done = convert_scan(
-        source, output, overrides=said, crop_px=crop_px, mask_path=mask, name=name, notes=dict(map(_note, note or ()))
+        source,
+        output,
+        layout=layout,  # type: ignore[arg-type]  # looked up just now
+        overrides=data.read,
+        preparation=data.preparation,
+        name=name,
+        notes=dict(map(_note, note or ())),
     )
     scan = done.scan
     say(f"Wrote {output}: {scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {source}.")
@@ -110,32 +117,77 @@ def _refuse_existing(output: Path, force: bool) -> None:
 
 def inspect(
     source: Annotated[
-        Path, typer.Argument(metavar="SCAN", help="A scan file of any known format.", show_default=False)
+        Path,
+        typer.Argument(metavar="FILE", help="A scan of any known format, or a reconstruction.", show_default=False),
     ],
+    said: DataKeysSet = None,
     picture: Annotated[
-        Path | None, typer.Option(help="Also draw the scan into this PNG file.", show_default=False)
+        Path | None,
+        typer.Option(
+            help="Also draw the scan into this PNG file: its path, its mean pattern, its probe.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a scan file holds.
+    """Show what a file holds.
 
     Also what its reader had to assume: read it before believing an image.
     """
-    from ptycho.data.formats import open_scan
+    from ptycho.data.formats.contents import look_into
+    from ptycho.data.formats.start import is_start, read_start
+    from ptycho.data.formats.trial import try_apart
+    from ptycho.jobs.resolve import open_job_scan, stated_data
 
-    scan = open_scan(source)
-    facts = _facts(scan)
+    data = stated_data(source, said or ())
+    try_apart(source, data.read)
+    contents = look_into(source)
+    if is_start(contents):
+        _show(_start_facts(source, read_start(source)), as_json)
+        if not as_json:
+            next_step(f'in a job\'s [data]: start = "{source}"')
+        return
+    scan = open_job_scan(data)
+    facts = {"format": _format_name(contents, data.read.keys is not None), **_facts(scan)}
     if picture:
         import_module("ptycho.report.figures").draw_scan(scan, picture)
+    _show(facts, as_json)
+    if as_json:
+        return
+    if picture:
+        say(f"Drew {picture}.")
+    next_step(f"ptycho init {source}")
+
+
+def _show(facts: dict[str, Any], as_json: bool) -> None:
     if as_json:
         show_json(facts)
         return
     show_table(("what", "found"), [(key, _text(value)) for key, value in facts.items() if key != "assumptions"])
-    for assumption in scan.assumptions:
+    for assumption in facts["assumptions"]:
         say(f"Assumed: {assumption}")
-    if picture:
-        say(f"Drew {picture}.")
-    next_step(f"ptycho init {source}")
+
+
+def _format_name(contents: Contents, by_keys: bool) -> str:
+    from ptycho.data.formats import format_of
+    from ptycho.data.formats.table import BY_KEYS
+
+    row = BY_KEYS if by_keys else format_of(contents)
+    return row.name if row else ""
+
+
+def _start_facts(path: Path, start: Start) -> dict[str, Any]:
+    return {
+        "path": str(path),
+        "format": "a reconstruction, without frames",
+        "probe_modes": int(start.probe.shape[0]),
+        "probe_size": int(start.probe.shape[-1]),
+        "object_shape": None if start.object is None else list(start.object.shape),
+        "n_positions": None if start.positions_px is None else len(start.positions_px),
+        "energy_eV": start.geometry.energy_eV,
+        "distance_m": start.geometry.distance_m,
+        "object_pixel_m": start.geometry.object_pixel_m,
+        "assumptions": list(start.notes),
+    }
 
 
 def _facts(scan: Scan) -> dict[str, Any]:
@@ -163,7 +215,8 @@ def _facts(scan: Scan) -> dict[str, Any]:
         "energy_eV": geometry.energy_eV,
         "distance_m": geometry.distance_m,
         "detector_pixel_m": geometry.detector_pixel_m,
-        "object_pixel_m": geometry.object_pixel_m,
+        "object_pixel_m": geometry.object_pixel(size),
+        "propagation": "near field" if geometry.is_near_field else "far field",
         "has_object_start": scan.object_start is not None,
         "has_truth": scan.truth is not None,
         "assumptions": list(scan.assumptions),

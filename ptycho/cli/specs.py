@@ -121,12 +121,17 @@ def check(
 
     Shows every value with its source, and starts nothing.
     """
-    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.spec import load_spec
 
-    job, scan = resolve(load_spec(spec, overrides or ()))
-    values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
-    shown = {path: value for path, value in values.items() if path in job.sources}
+    loaded = load_spec(spec, overrides or ())
+    if loaded.is_series:
+        from ptycho.cli.series import check_series
+
+        check_series(loaded, spec, overrides or (), everything=everything, as_json=as_json)
+        return
+    job, scan = resolve_anywhere(loaded)
+    shown = values_of(job)
     if as_json:
         show_json(
             {
@@ -140,15 +145,26 @@ def check(
             }
         )
         return
-    rows = [(path, value, job.sources[path]) for path, value in shown.items()]
-    show_table(("key", "value", "from"), [row for row in rows if everything or row[2] != "default"])
+    show_values(job, everything=everything)
     _describe(job, scan)
     next_step(f"ptycho run {spec}" + "".join(f" --set {override}" for override in overrides or ()))
 
 
+def values_of(job: ResolvedJob) -> dict[str, object]:
+    """Dotted path → value, of everything that a user can set."""
+    values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
+    return {path: value for path, value in values.items() if path in job.sources}
+
+
+def show_values(job: ResolvedJob, *, everything: bool) -> None:
+    """The values with their sources, without those that are defaults unless everything is wanted."""
+    rows = [(path, value, job.sources[path]) for path, value in values_of(job).items()]
+    show_table(("key", "value", "from"), [row for row in rows if everything or row[2] != "default"])
+
+
 def _describe(job: ResolvedJob, scan: Scan) -> None:
     say()
-    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path}")
+    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path or 'a simulated scan'}")
     for assumption in scan.assumptions:
         say(f"Assumed: {assumption}")
     ranks = job.resources.n_ranks

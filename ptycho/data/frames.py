@@ -81,6 +81,26 @@ class CroppedFrames:
 
 
 @dataclass(frozen=True)
+class WindowFrames:
+    """The size × size pixels around a detector pixel (y, x), which comes to index size // 2; 0 beyond the detector."""
+
+    frames: Frames
+    centre_px: tuple[int, int]
+    size: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.frames.shape[0], self.size, self.size
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return self.frames.dtype
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
+        return window(self.frames.read(indices), self.centre_px, self.size)
+
+
+@dataclass(frozen=True)
 class CentredFrames:
     """Frames stored with zero frequency at [0, 0], read with zero frequency at index N // 2."""
 
@@ -127,8 +147,97 @@ class SquaredFrames:
         return counts.astype(self.dtype, copy=False)
 
 
+@dataclass(frozen=True)
+class DarkFrames:
+    """Counts without the detector's dark signal (y, x); what falls below 0 is 0.
+
+    Whole counts stay whole where the dark signal is.
+    """
+
+    frames: Frames
+    dark: NDArray[np.float32]
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.frames.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        is_whole = self.frames.dtype.kind in "iu" and bool((self.dark == np.rint(self.dark)).all())
+        return self.frames.dtype if is_whole else np.dtype(np.float32)
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
+        counts: NDArray[Any] = self.frames.read(indices)
+        light = np.maximum(counts.astype(np.float64) - self.dark, 0)
+        return np.asarray(light.astype(self.dtype))
+
+
+@dataclass(frozen=True)
+class ThresholdFrames:
+    """Counts of which those below `least` read as 0: the noise of a detector that does not count photons."""
+
+    frames: Frames
+    least: float
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.frames.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return self.frames.dtype
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
+        counts: NDArray[Any] = self.frames.read(indices)
+        return np.asarray(np.where(counts < self.least, counts.dtype.type(0), counts))
+
+
+@dataclass(frozen=True)
+class BinnedFrames:
+    """Sums over factor × factor pixels; the bin with zero frequency is index N // 2 of the smaller frames.
+
+    Whole counts are summed in 64 bits and kept in at least 32, so that no sum runs over.
+    """
+
+    frames: Frames
+    factor: int
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        n, height, width = self.frames.shape
+        return n, height // self.factor, width // self.factor
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        stored = self.frames.dtype
+        if stored.kind not in "iu":
+            return stored
+        return np.dtype(np.uint32 if stored.itemsize < 4 else np.uint64)
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
+        counts: NDArray[Any] = self.frames.read(indices)
+        n, height, width = counts.shape[0], *self.shape[1:]
+        parts = counts.reshape(n, height, self.factor, width, self.factor)
+        return np.asarray(parts.sum(axis=(2, 4), dtype=self.dtype))
+
+
 # Squaring a float32 root of a count below 4e5 misses the whole number by less than this.
 WHOLE_TOLERANCE = 0.05
+
+
+def window(images: NDArray[Any], centre_px: tuple[int, int], size: int) -> NDArray[Any]:
+    """The part (..., size, size) of images (..., y, x) whose index size // 2 is the pixel `centre_px`; 0 outside."""
+    result = np.zeros((*images.shape[:-2], size, size), dtype=images.dtype)
+    parts = []
+    for centre, length in zip(centre_px, images.shape[-2:], strict=True):
+        start = centre - size // 2
+        low, high = max(start, 0), min(start + size, length)
+        if low >= high:
+            return result
+        parts.append((slice(low, high), slice(low - start, high - start)))
+    (rows, to_rows), (columns, to_columns) = parts
+    result[..., to_rows, to_columns] = images[..., rows, columns]
+    return result
 
 
 def central(length: int, size: int) -> slice:

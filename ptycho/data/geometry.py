@@ -122,6 +122,25 @@ class Geometry:
         return replace(self, detector_pixel_m=turned(self.detector_pixel_m), object_pixel_m=turned(self.object_pixel_m))
 
 
+def known_pixels(geometry: Geometry, patch_size: int, what: str) -> tuple[Pixel, Pixel]:
+    """The object pixel and the detector pixel that gives exactly it, for files that hold only the latter.
+
+    what: what is to be written, for the message. Raises DataError when energy, distance or both pixels are unknown.
+    """
+    pixel = geometry.object_pixel(patch_size)
+    if pixel is None or geometry.wavelength_m is None or geometry.distance_m is None:
+        names = ("energy_eV", "distance_m", "detector_pixel_m")
+        missing = [name for name in names if getattr(geometry, name) is None]
+        raise DataError(
+            f"{what}: such files are in metres, but this scan does not say {', '.join(missing)}. State what is missing,"
+            " or write another format."
+        )
+    if geometry.is_near_field and geometry.detector_pixel_m is not None:
+        return pixel, geometry.detector_pixel_m
+    reach = geometry.wavelength_m * geometry.distance_m / patch_size
+    return pixel, (reach / pixel[0], reach / pixel[1])
+
+
 def energy_from_wavelength(wavelength_m: float) -> float:
     """Photon energy in eV."""
     return HC_EV_M / _positive("wavelength_m", wavelength_m)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from ptycho.data.geometry import Geometry
 from ptycho.data.grid import ObjectGrid
 from ptycho.errors import DataError
+
+if TYPE_CHECKING:
+    from ptycho.data.detector_view import DetectorView
 
 
 class Frames(Protocol):
@@ -81,6 +84,7 @@ class Scan:
     mask:         (y, x) bool, True where the detector pixel is good; None means all good
     object_start: (y, x) complex64 first guess on `object_grid`, or None
     object_grid:  the file's own object grid, or None when the job may choose one
+    detector:     how frames lie on the detector, or None when they are all of it as it is stored
     assumptions:  sentences: what the reader had to assume or convert, for people to check
     provenance:   JSON-like facts about where the data came from
     """
@@ -95,6 +99,7 @@ class Scan:
     object_start: NDArray[np.complex64] | None = None
     object_grid: ObjectGrid | None = None
     truth: Truth | None = None
+    detector: DetectorView | None = None
     assumptions: tuple[str, ...] = ()
     provenance: dict[str, object] = field(default_factory=dict)
 

@@ -5,8 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
+
+from ptycho.data.formats.data_keys import DataKeys
+from ptycho.jobs.tables import PATTERNS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -20,12 +24,16 @@ _EXPECTED = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text in quotes",
+    "dataclass_type": "a table: { frames = … }",
     "list_type": "a list in square brackets",
     "tuple_type": "a list in square brackets",
     "path_type": "a path in quotes",
     "none_required": "left out",
 }
-_NAME_LETTERS = "made of letters, digits, points, dashes and underscores"
+# Keys that are tables themselves, with the names in them.
+TABLES_IN_TABLES: Mapping[tuple[int | str, ...], tuple[str, ...]] = {
+    ("data", "keys"): tuple(field.name for field in fields(DataKeys))
+}
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -56,6 +64,9 @@ def type_problems(details: Sequence[ErrorDetails], tables: Mapping[str, Iterable
         if detail["type"] == "extra_forbidden":
             problems.append(_unknown(detail, tables))
             continue
+        if detail["type"] in ("unexpected_keyword_argument", "missing"):
+            problems.append(_unknown_inside(detail))
+            continue
         place = _place(detail)
         values[place] = detail["input"]
         expected.setdefault(place, []).append(_expectation(detail))
@@ -64,10 +75,21 @@ def type_problems(details: Sequence[ErrorDetails], tables: Mapping[str, Iterable
     return problems
 
 
+def _unknown_inside(detail: ErrorDetails) -> str:
+    """What is wrong with the keys of a table in a table."""
+    known = TABLES_IN_TABLES[detail["loc"][:2]]
+    if detail["type"] == "missing":
+        return f"{_dotted(detail['loc'])}: missing; it must be given with the others."
+    near = closest(str(detail["loc"][-1]), known)
+    hint = f'Did you mean "{near}"?' if near else f"There are: {', '.join(known)}."
+    return f"{_dotted(detail['loc'])}: there is no such key. {hint}"
+
+
 def _place(detail: ErrorDetails) -> tuple[int | str, ...]:
     """Table, key and index; pydantic appends the branch of a union, which says nothing to a user."""
-    table_and_key = detail["loc"][:2]
-    return (*table_and_key, *(part for part in detail["loc"][2:] if isinstance(part, int)))
+    depth = 3 if detail["loc"][:2] in TABLES_IN_TABLES else 2
+    table_and_key = detail["loc"][:depth]
+    return (*table_and_key, *(part for part in detail["loc"][depth:] if isinstance(part, int)))
 
 
 def _dotted(place: Sequence[int | str]) -> str:
@@ -80,7 +102,7 @@ def _unknown(detail: ErrorDetails, tables: Mapping[str, Iterable[str]]) -> str:
     if not parents:
         if not isinstance(detail["input"], dict):
             homes = [name for name, keys in tables.items() if key in keys]
-            hint = f" Write it below [{homes[0]}]." if homes else " Every key belongs below a [table]."
+            hint = f" Write it below {_any_of(homes)}." if homes else " Every key belongs below a [table]."
             return f"{key} = {shown(detail['input'])}: no key stands outside a table.{hint}"
         near = closest(key, tables)
         return f"[{key}]: there is no such table. " + (
@@ -89,10 +111,14 @@ def _unknown(detail: ErrorDetails, tables: Mapping[str, Iterable[str]]) -> str:
     return f"{_dotted(detail['loc'])}: there is no such key.{_key_hint(parents[0], key, tables)}"
 
 
+def _any_of(tables: Iterable[str]) -> str:
+    return " or ".join(f"[{name}]" for name in tables)
+
+
 def _key_hint(table: str, key: str, tables: Mapping[str, Iterable[str]]) -> str:
     elsewhere = [name for name, keys in tables.items() if key in keys]
     if elsewhere:
-        return f" It belongs below [{elsewhere[0]}]."
+        return f" It belongs below {_any_of(elsewhere)}."
     near = closest(key, tables[table])
     if near:
         return f' Did you mean "{near}"?'
@@ -120,8 +146,7 @@ def _expectation(detail: ErrorDetails) -> str:
     if kind == "less_than":
         return f"less than {_round(context['lt'])}"
     if kind == "string_pattern_mismatch":
-        option = context.get("pattern", "").startswith("^--")
-        return "one option of sbatch: --name or --name=value" if option else _NAME_LETTERS
+        return PATTERNS[context["pattern"]]
     if kind in ("too_short", "string_too_short"):
         return "not empty"
     return detail["msg"][:1].lower() + detail["msg"][1:]

@@ -32,6 +32,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Every arrow leads from a recorded position to the corrected one; right, the corrections by frame: a slow curve"
         " is a drift, scatter is an encoder's or a stage's jitter.",
     ),
+    "patch_confidence": (
+        "Agreement of patches",
+        "How far the first image's overlapping patches agree on their phase, 1 at most: dark dots are patches that"
+        " their neighbours contradict, and that counted less in the first image.",
+    ),
     "coverage": (
         "Coverage",
         "Light that every part of the object saw, summed over the scan; only the outlined region is scored and shown.",

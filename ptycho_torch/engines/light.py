@@ -23,8 +23,6 @@ _STEP = 0.7
 _REGULARISATION = 0.1
 # Share of detector pixels, the darkest, from whose mean counts the background starts.
 _DARKEST = 0.05
-# Frames looked at together where only sums are kept.
-_FRAMES_AT_ONCE = 256
 
 
 class IntensityCorrection(Correction):

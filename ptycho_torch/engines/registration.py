@@ -207,8 +207,8 @@ class _Registration:
         power_a = inverse(self._power(first).conj() * light).real - sum_a.abs().square() / self._overlap
         power_b = inverse(light.conj() * self._power(second)).real - sum_b.abs().square() / self._overlap
         floor = 1e-4 * float(self._overlap.max()) ** 2
-        correlation: Tensor = shared.abs() / (power_a * power_b).clamp(min=floor).sqrt()
-        return correlation
+        agreement: Tensor = shared.abs() / (power_a * power_b).clamp(min=floor).sqrt()
+        return agreement
 
     def _power(self, patches: Tensor) -> Tensor:
         return self._spectrum(torch.view_as_real(patches).square().sum(-1) * self._weight)

@@ -57,7 +57,7 @@ def modulus_change(
     waves: Tensor,
     amplitude: Tensor,
     good: Tensor | None,
-    scale: float,
+    scale: float | Tensor,
     *,
     kernel: Tensor | None = None,
     background: Background | None = None,
@@ -69,7 +69,7 @@ def modulus_change(
     waves:     (position, mode, y, x) complex exit waves; the memory is reused
     amplitude: (position, y, x) √counts, FFT order, zero where masked
     good:      (y, x) 1 where a pixel counts and 0 where it does not, or None
-    scale:     a typical amplitude, for the floor under dark pixels
+    scale:     a typical amplitude, for the floor under dark pixels; a tensor (position, 1, 1) gives each its own
     kernel:    (y, x) transfer function of the near field (`Propagator.kernel`); None is the far field
     background: counts b that are no part of any wave, or None; its sums are added to
     returns:   (position, mode, y, x) complex, and the scalar Σ|√k − √λ| over good pixels, float32

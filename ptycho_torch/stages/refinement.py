@@ -21,7 +21,7 @@ from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.runner import StageContext
 from ptycho.parallel import Ranks
 from ptycho_torch.device import rank_device
-from ptycho_torch.engines.choice import engine_class
+from ptycho_torch.engines.choice import choose_engine
 from ptycho_torch.engines.interface import Engine
 from ptycho_torch.engines.probe_start import choose_probe
 from ptycho_torch.engines.problem import load_problem
@@ -95,7 +95,8 @@ def build_engine(
     if probe is None:
         probe = choose_probe(scan, config, ranks, scan.probe)
     image = start.on(scan.grid).object if start is not None else None
-    return engine_class(config.engine)(problem, config, ranks, probe, image, seed=seed)
+    engine, config = choose_engine(config)
+    return engine(problem, config, ranks, probe, image, seed=seed)
 
 
 def _with_room(scan: Scan, limit_px: float) -> Scan:

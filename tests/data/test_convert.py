@@ -35,7 +35,7 @@ def test_statements_about_the_source_are_used(tmp_path):
 def test_crop_and_mask_are_applied(tmp_path):
     source = write_older_npz(tmp_path / "older.npz", make_scan(n=4))
     np.save(tmp_path / "mask.npy", np.eye(16) == 0)
-    convert_scan(source, tmp_path / "new.h5", crop_px=8, mask_path=tmp_path / "mask.npy")
+    convert_scan(source, tmp_path / "new.h5", preparation={"crop_px": 8, "mask_path": tmp_path / "mask.npy"})
     read = open_scan(tmp_path / "new.h5")
     assert read.frames.shape == (4, 8, 8)
     assert np.array_equal(read.mask, np.eye(8) == 0)

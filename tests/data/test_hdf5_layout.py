@@ -248,7 +248,7 @@ def _replace(file, name, values):
         (lambda file: file.__setitem__("mask", np.ones((16, 16))), "must be bool"),
         (lambda file: file.__setitem__("mask", np.ones((8, 16), bool)), "mask of shape"),
         (lambda file: file["geometry"].attrs.__setitem__("energy_eV", -1.0), "energy_eV = -1"),
-        (lambda file: _replace(file, "provenance", "{"), "not as documented"),
+        (lambda file: _replace(file, "provenance", "{"), "not JSON"),
     ],
 )
 def test_what_does_not_fit_is_one_helpful_sentence(scan_path, change, words):

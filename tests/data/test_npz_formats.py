@@ -377,7 +377,7 @@ def test_an_unknown_archive_lists_what_it_has_and_what_is_known(tmp_path):
         open_scan(tmp_path / "a.npz")
 
 
-@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"II*\x00 a picture", "neither an HDF5 file nor")])
+@pytest.mark.parametrize(("content", "words"), [(b"", "empty"), (b"GIF89a a picture", "neither an HDF5 file nor")])
 def test_a_file_of_another_kind_is_told_by_its_first_bytes(tmp_path, content, words):
     (tmp_path / "scan.h5").write_bytes(content)
     with pytest.raises(DataError, match=words):

@@ -122,7 +122,7 @@ def test_other_and_damaged_files_are_one_sentence(tmp_path):
     with pytest.raises(DataError, match="no such file"):
         read_product(tmp_path / "nothing.h5")
     (tmp_path / "text.h5").write_text("hello")
-    with pytest.raises(DataError, match="cannot be read as a ptychodus product"):
+    with pytest.raises(DataError, match="neither an HDF5 file"):
         read_product(tmp_path / "text.h5")
 
 

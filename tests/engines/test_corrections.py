@@ -212,7 +212,7 @@ def test_a_probe_flown_back_is_the_probe():
 
 def test_a_scan_without_a_probe_says_how_to_get_one():
     scan = replace(simulated(), probe=None)
-    with pytest.raises(DataError, match='set refine.probe_start = "guess"'):
+    with pytest.raises(DataError, match=r'set refine\.probe_start = "guess"'):
         choose_probe(scan, RefineConfig(), SerialRanks(), None)
 
 
@@ -247,6 +247,6 @@ def test_the_near_field_of_a_magnifying_beam_is_reconstructed():
     assert scan.geometry.fresnel_px2(64)[0] == pytest.approx(11.2, rel=0.01)
     made = choose_probe(replace(scan, probe=None), RefineConfig(probe_start="guess"), SerialRanks(), None)
     engine, _ = refined(replace(scan, probe=made), epochs=20)
-    far, far_r = refined(replace(scan, probe=made, geometry=replace(scan.geometry, focus_distance_m=None)), epochs=5)
+    _, far_r = refined(replace(scan, probe=made, geometry=replace(scan.geometry, focus_distance_m=None)), epochs=5)
     assert phase_error_rad(engine, scan) < 0.1
     assert far_r > 0.3

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho.config.refine import RefineConfig
 from ptycho.parallel import SerialRanks
+from ptycho_torch.engines.choice import choose_engine
 from ptycho_torch.engines.estimate import Estimate
 from ptycho_torch.engines.lsqml import frame_steps
 from ptycho_torch.engines.memory import free_bytes
+from ptycho_torch.engines.pie import Pie
 from ptycho_torch.engines.problem import load_problem
 from ptycho_torch.engines.quasi_newton import Lbfgs
 from ptycho_torch.engines.streaming import StreamedAmplitude
@@ -89,3 +92,10 @@ def test_frames_stay_in_the_file_when_they_do_not_fit():
 
 def test_free_memory_is_less_than_the_machine_has():
     assert 0 < free_bytes() < 2**50
+
+
+def test_auto_is_the_engine_that_measured_best_and_no_engine_is_refused():
+    engine, config = choose_engine(RefineConfig(engine="auto", epochs=7))
+    assert (engine, config.engine, config.epochs) == (Pie, "mpie", 7)
+    with pytest.raises(ValueError, match="engine = 'none': must be one of"):
+        choose_engine(RefineConfig(engine="none"))

@@ -2,39 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
 from ptycho.data.formats.contents import Contents, look_into
 from ptycho.data.formats.overrides import ReadOverrides
+from ptycho.data.formats.positions import with_positions
+from ptycho.data.formats.start import with_start
+from ptycho.data.orientation import turn
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 
-__all__ = ["FORMATS", "Format", "ReadOverrides", "open_scan"]
+__all__ = ["FORMATS", "Format", "ReadOverrides", "format_of", "open_scan"]
 
 
-@dataclass(frozen=True)
-class Format:
-    """One row of the table.
+from ptycho.data.formats.table import FORMATS, Format
 
-    module:     imported when the format is tried; has matches(contents) and read(contents, overrides)
-    recognised: what a file of this format has, for messages and documentation
-    """
-
-    name: str
-    module: str
-    recognised: str
-
-
-# In the order in which they are tried: the most specific first.
-FORMATS = (
-    Format("PtychoPINN scan", "ptycho.data.formats.hdf5", 'HDF5 with attribute format = "ptychopinn-scan"'),
-    Format("ptychodus product", "ptycho.data.formats.product", "HDF5 with object, probe, probe_position_x_m"),
-    Format("PtychoPINN NPZ", "ptycho.data.formats.npz", "NPZ with xcoords, ycoords, diff3d (or diffraction)"),
-    Format("tike test data", "ptycho.data.formats.tike", "NPZ with data, scan, probe"),
-)
+KEYED_MODULE = "ptycho.data.formats.keys"
 
 
 def open_scan(path: Path, overrides: ReadOverrides | None = None) -> Scan:
@@ -42,21 +27,38 @@ def open_scan(path: Path, overrides: ReadOverrides | None = None) -> Scan:
 
     Raises DataError when the file is missing, unreadable, damaged, of no known format or inconsistent.
     """
-    path = Path(path)
-    contents = look_into(path)
-    for row in FORMATS:
+    contents, said = look_into(Path(path)), overrides or ReadOverrides()
+    if said.keys is not None:
+        module = import_module(KEYED_MODULE)
+    else:
+        row = format_of(contents)
+        if row is None:
+            raise DataError(_unknown(contents))
         module = import_module(row.module)
-        if module.matches(contents):
-            return _read(module, contents, overrides or ReadOverrides())
+    return _read(module, contents, said)
+
+
+def format_of(contents: Contents) -> Format | None:
+    """The row of the table that the contents fit, or None."""
+    return next((row for row in FORMATS if import_module(row.module).matches(contents)), None)
+
+
+def _unknown(contents: Contents) -> str:
     known = "; ".join(f"{row.name} ({row.recognised})" for row in FORMATS)
-    raise DataError(f"{path}: no known scan format. It contains: {contents.listing}. Known formats: {known}.")
+    by_keys = ' Name its datasets: keys = { frames = "…", … } in [data].' if contents.is_hdf5 else ""
+    return f"{contents.path}: no known scan format. It contains: {contents.listing}.{by_keys} Known formats: {known}."
 
 
-def _read(module: ModuleType, contents: Contents, overrides: ReadOverrides) -> Scan:
+def _read(module: ModuleType, contents: Contents, said: ReadOverrides) -> Scan:
     try:
-        scan: Scan = module.read(contents, overrides)
+        scan: Scan = module.read(contents, said)
+        # Readers of measurements, which know how their frames lie on the detector, have looked for positions already.
+        if said.positions is not None and scan.detector is None:
+            scan = with_positions(scan, said.positions)
+        if said.start is not None:
+            scan = with_start(scan, said.start)
+        return turn(scan, frame_axes=said.frame_axes, position_axes=said.position_axes)
     except DataError as error:
         if str(contents.path) in str(error):
             raise
         raise DataError(f"{contents.path}: {error}") from error
-    return scan

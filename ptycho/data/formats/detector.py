@@ -13,6 +13,7 @@ from ptycho.data.scan import Frames
 from ptycho.errors import DataError
 
 SAMPLE = 32
+SAMPLE_BYTES = 256 * 2**20
 # An amplitude of 1000 would be a million photons in one pixel of one frame; counts of 1000 are common.
 SURELY_COUNTS = 1000.0
 # Largest count whose float32 square root still squares back to a recognisable whole number.
@@ -22,10 +23,12 @@ BRIGHT_COUNTS = 30.0
 
 
 def sample_frames(frames: Frames) -> NDArray[np.float64]:
-    """At most 32 frames spread over the scan, (sample, y, x), values that are not finite as 0."""
-    if frames.shape[0] == 0:
+    """At most 32 frames spread over the scan, fewer large ones, (sample, y, x), values that are not finite as 0."""
+    n, height, width = frames.shape
+    if n == 0:
         raise DataError("the scan has no frames; at least 1 is needed")
-    sample = np.asarray(frames.read(sample_indices(frames.shape[0], SAMPLE)), dtype=np.float64)
+    count = max(1, min(SAMPLE, SAMPLE_BYTES // max(1, height * width * 8)))
+    sample = np.asarray(frames.read(sample_indices(n, count)), dtype=np.float64)
     return np.where(np.isfinite(sample), sample, 0.0)
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.formats.contents import Contents
 from ptycho.data.formats.hdf5_frames import HDF5Frames
+from ptycho.data.formats.hdf5_source import HDF5Source, opened
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.data.frames import CheckedFrames, FrameSummary, blocks, check_frames
 from ptycho.data.geometry import Geometry, metres_to_px
@@ -43,11 +44,8 @@ def read(contents: Contents, overrides: ReadOverrides) -> Scan:
     for name in ("diffraction", "positions"):
         if name not in contents.arrays:
             raise DataError(f"{path} has no dataset /{name}. It contains: {contents.listing}. Convert it again.")
-    try:
-        with h5py.File(path, "r", locking="best-effort") as file:
-            return _read_scan(path, file, overrides)
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
-        raise DataError(f"{path}: damaged or not as documented ({error}); convert or copy it again.") from error
+    with opened(contents) as source:
+        return _read_scan(source, overrides)
 
 
 def write_scan(scan: Scan, path: Path) -> FrameSummary:
@@ -126,68 +124,109 @@ def _write_truth(group: h5py.Group, truth: Truth) -> None:
         group["intensity"] = truth.intensity
 
 
-def _read_scan(path: Path, file: h5py.File, overrides: ReadOverrides) -> Scan:
-    mask = _read_mask(path, file)
-    frames = HDF5Frames.of(path, file["diffraction"])
-    geometry = overrides.geometry(_read_geometry(file))
-    grid = file["object_grid"].attrs if "object_grid" in file else None
+def _read_scan(source: HDF5Source, overrides: ReadOverrides) -> Scan:
+    path = source.path
+    mask = _read_mask(source)
+    frames = HDF5Frames.of(path, source.check_frames("diffraction"))
+    geometry = overrides.geometry(_read_geometry(source))
     return Scan(
-        name=str(file.attrs.get("name", path.stem)),
+        name=str(source.attribute("/", "name") or path.stem),
         path=path,
         frames=CheckedFrames(frames, str(path), mask),
-        positions_px=_read_positions(path, file["positions"], geometry, frames.shape[-1]),
-        probe=_array(file, "probe", np.complex64),
+        positions_px=_read_positions(source, geometry, frames.shape),
+        probe=_images(source, "probe", 3),
         mask=mask,
         geometry=geometry,
-        object_start=_array(file, "object", np.complex64),
-        object_grid=None if grid is None else _grid(grid["shape"], grid["origin_px"]),
-        truth=_read_truth(file["truth"]) if "truth" in file else None,
-        assumptions=tuple(file["assumptions"].asstr()[()]) if "assumptions" in file else (),
-        provenance=json.loads(file["provenance"].asstr()[()]) if "provenance" in file else {},
+        object_start=_images(source, "object", 2),
+        object_grid=_grid(source, source.attribute("object_grid", "shape"), "object_grid")
+        if "object_grid" in source
+        else None,
+        truth=_read_truth(source) if "truth" in source else None,
+        assumptions=source.texts("assumptions"),
+        provenance=_read_provenance(source),
     )
 
 
-def _read_positions(path: Path, dataset: h5py.Dataset, geometry: Geometry, patch_size: int) -> NDArray[np.float64]:
-    units = dataset.attrs.get("units")
+def _read_positions(source: HDF5Source, geometry: Geometry, shape: tuple[int, int, int]) -> NDArray[np.float64]:
+    units = source.units("positions")
     if units not in ("px", "m"):
         raise DataError(
-            f'{path}: /positions has units = {units!r}; it must be "px" (object pixels) or "m". Set the attribute.'
+            f'{source.path}: /positions has units = {units!r}; it must be "px" (object pixels) or "m".'
+            " Set the attribute."
         )
-    positions: NDArray[np.float64] = dataset[()].astype(np.float64)
-    return positions if units == "px" else metres_to_px(positions, geometry, patch_size)
+    positions: NDArray[np.float64] = source.array("positions").astype(np.float64)
+    if shape[0] and positions.shape != (shape[0], 2):
+        raise DataError(
+            f"{source.path}: {shape[0]} frames but positions of shape {positions.shape}; one (y, x) per frame is needed"
+        )
+    return positions if units == "px" else metres_to_px(positions, geometry, shape[-1])
 
 
-def _read_mask(path: Path, file: h5py.File) -> NDArray[np.bool_] | None:
-    if "mask" not in file:
+def _read_mask(source: HDF5Source) -> NDArray[np.bool_] | None:
+    if "mask" not in source:
         return None
-    mask = file["mask"][()]
-    if mask.dtype != np.bool_:
-        raise DataError(f"{path}: /mask has type {mask.dtype}; it must be bool, True where the pixel is good.")
-    return np.asarray(mask)
+    if source.dataset("mask").dtype != np.bool_:
+        raise DataError(
+            f"{source.path}: /mask has type {source.dataset('mask').dtype}; it must be bool, True where the pixel is"
+            " good."
+        )
+    return np.asarray(source.array("mask", "b"))
 
 
-def _read_geometry(file: h5py.File) -> Geometry:
-    found = dict(file["geometry"].attrs) if "geometry" in file else {}
-    scalars = {name: float(found[name]) for name in GEOMETRY_SCALARS if name in found}
-    pixels = {name: (float(found[name][0]), float(found[name][1])) for name in GEOMETRY_PIXELS if name in found}
-    return Geometry(**scalars, **pixels)  # type: ignore[arg-type]
+def _read_geometry(source: HDF5Source) -> Geometry:
+    found: dict[str, Any] = {}
+    for name in (*GEOMETRY_SCALARS, *GEOMETRY_PIXELS):
+        value = source.attribute("geometry", name)
+        if value is None:
+            continue
+        numbers = _numbers(source, value, f"geometry@{name}", 2 if name in GEOMETRY_PIXELS else 1)
+        found[name] = numbers if name in GEOMETRY_PIXELS else numbers[0]
+    return Geometry(**found)
 
 
-def _read_truth(group: h5py.Group) -> Truth:
-    image = group["object"][()].astype(np.complex64)
+def _read_truth(source: HDF5Source) -> Truth:
+    image = _images(source, "truth/object", 2)
+    if image is None:
+        raise DataError(f"{source.path}: /truth has no object.")
     return Truth(
         object=image,
-        grid=_grid(image.shape, group["object"].attrs["origin_px"]),
-        probe=_array(group, "probe", np.complex64),
-        positions_px=_array(group, "positions", np.float64),
-        slices=_array(group, "slices", np.complex64),
-        intensity=_array(group, "intensity", np.float64),
+        grid=_grid(source, image.shape, "truth/object"),
+        probe=_images(source, "truth/probe", 3),
+        positions_px=source.array("truth/positions").astype(np.float64) if "truth/positions" in source else None,
+        slices=_images(source, "truth/slices", 3),
+        intensity=source.array("truth/intensity").astype(np.float64) if "truth/intensity" in source else None,
     )
 
 
-def _grid(shape: Any, origin_px: Any) -> ObjectGrid:
-    return ObjectGrid(shape=(int(shape[0]), int(shape[1])), origin_px=(float(origin_px[0]), float(origin_px[1])))
+def _read_provenance(source: HDF5Source) -> dict[str, object]:
+    try:
+        found = json.loads(source.text("provenance") or "{}")
+    except ValueError as error:
+        raise DataError(f"{source.path}: /provenance is not JSON ({error}); remove it or write it again.") from error
+    return found if isinstance(found, dict) else {}
 
 
-def _array(group: h5py.Group, name: str, dtype: type[np.generic]) -> Any:
-    return group[name][()].astype(dtype) if name in group else None
+def _grid(source: HDF5Source, shape: Any, owner: str) -> ObjectGrid:
+    """The grid whose shape is given and whose origin is an attribute of `owner`."""
+    height, width = _numbers(source, shape, f"{owner}@shape", 2)
+    y, x = _numbers(source, source.attribute(owner, "origin_px"), f"{owner}@origin_px", 2)
+    return ObjectGrid(shape=(int(height), int(width)), origin_px=(y, x))
+
+
+def _images(source: HDF5Source, name: str, n_axes: int) -> NDArray[np.complex64] | None:
+    if name not in source:
+        return None
+    images = source.array(name, "ciuf")
+    if images.ndim != n_axes:
+        raise DataError(f"{source.path}: /{name} has shape {images.shape}; it must have {n_axes} axes.")
+    return images.astype(np.complex64)
+
+
+def _numbers(source: HDF5Source, value: Any, what: str, n: int) -> tuple[float, ...]:
+    try:
+        numbers = tuple(float(part) for part in np.asarray(value).reshape(-1))
+    except (TypeError, ValueError):
+        numbers = ()
+    if len(numbers) != n or not np.isfinite(numbers).all():
+        raise DataError(f"{source.path}: {what} = {value!r} must be {n} finite number{'s' if n > 1 else ''}.")
+    return numbers

@@ -141,16 +141,14 @@ def _half_pixel(archive: NpzArchive, frames: NpzFrames, notes: list[str]) -> flo
     """What to add to positions so that they name pixel N // 2 of the window.
 
     Older programs name that pixel already. ptychodus names the middle of the window, index (N − 1) / 2; its files are
-    told by their key bad_pixels, and those of its earlier releases by repeated positions with whole-number frames.
+    told by their key bad_pixels, and those of its earlier releases by repeated positions with whole-number frames; it
+    writes no metadata.
     """
     repeated = "xcoords_start" in archive.headers and np.array_equal(
         _real(archive, "xcoords_start"), _real(archive, "xcoords" if "xcoords" in archive.headers else "xcoords_start")
     )
-    by_ptychodus = "bad_pixels" in archive.headers or (
-        repeated
-        and frames.dtype.kind in "iu"
-        and "scan_index" in archive.headers
-        and "_metadata" not in archive.headers
+    by_ptychodus = "_metadata" not in archive.headers and (
+        "bad_pixels" in archive.headers or (repeated and frames.dtype.kind in "iu" and "scan_index" in archive.headers)
     )
     if not by_ptychodus:
         notes.append("Positions name pixel N // 2 of the window, as older PtychoPINN files do.")

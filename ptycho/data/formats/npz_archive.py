@@ -5,6 +5,8 @@ from __future__ import annotations
 import bz2
 import io
 import json
+import lzma
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -28,7 +30,10 @@ HEADER_LIMIT_BYTES = 64 * 2**10
 # Frames up to this size are kept after the first read; larger ones are streamed or mapped.
 CACHE_BYTES = 256 * 2**20
 
-DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, ValueError, NotImplementedError)
+DAMAGED = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, NotImplementedError, OSError,
+    RuntimeError, SyntaxError, TypeError, LookupError, OverflowError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

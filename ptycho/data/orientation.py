@@ -1,0 +1,100 @@
+"""Turning a scan's axes: frames that a detector read out mirrored, positions whose axes are swapped or run backwards.
+
+An orientation is two axes, each with a sign: "yx" leaves everything as it is; "-yx" means that what is called y runs
+backwards; "xy" that y and x are swapped; "x-y" that the new y is the old x and the new x is minus the old y.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ptycho.data.scan import Frames, Scan
+
+Axes = Literal["yx", "-yx", "y-x", "-y-x", "xy", "-xy", "x-y", "-x-y"]
+ALL_AXES: tuple[Axes, ...] = get_args(Axes)
+
+
+def turned_positions(positions: NDArray[np.float64], axes: Axes) -> NDArray[np.float64]:
+    """Positions (position, 2) = (y, x) in the new axes."""
+    return np.stack([sign * positions[:, "yx".index(name)] for sign, name in _parsed(axes)], axis=1)
+
+
+def turned_images(images: NDArray[Any], axes: Axes) -> NDArray[Any]:
+    """Square images (..., y, x) in the new axes; index N // 2 stays where it is.
+
+    The first row of an even image has no counterpart on the other side: it is kept as its own mirror image, as the
+    highest frequency of a discrete spectrum is.
+    """
+    turned = images.swapaxes(-2, -1) if axes.lstrip("-").startswith("x") else images
+    for axis, (sign, _) in zip((-2, -1), _parsed(axes), strict=True):
+        if sign < 0:
+            turned = np.flip(turned, axis)
+            if turned.shape[axis] % 2 == 0:
+                turned = np.roll(turned, 1, axis)
+    return turned
+
+
+@dataclass(frozen=True)
+class TurnedFrames:
+    """Frames in other axes, turned as they are read."""
+
+    frames: Frames
+    axes: Axes
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return self.frames.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        return self.frames.dtype
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
+        return np.ascontiguousarray(turned_images(self.frames.read(indices), self.axes))
+
+
+def turn(scan: Scan, *, frame_axes: Axes | None = None, position_axes: Axes | None = None) -> Scan:
+    """The scan with its frames or its positions in other axes.
+
+    Probe and mask belong to the frames and turn with them. A first guess of the object and a simulation's truth fit
+    neither way, so they are left out.
+    """
+    frame_axes, position_axes = frame_axes or "yx", position_axes or "yx"
+    if frame_axes == position_axes == "yx":
+        return scan
+    notes, geometry = [], scan.geometry
+    changes: dict[str, Any] = {"object_start": None, "object_grid": None, "truth": None}
+    if frame_axes != "yx":
+        if scan.detector is not None:
+            changes["detector"] = replace(scan.detector, axes=frame_axes)
+        notes.append(f'Frames, mask and probe were turned to the axes "{frame_axes}", as stated.')
+        changes["frames"] = TurnedFrames(scan.frames, frame_axes)
+        changes["mask"] = None if scan.mask is None else turned_images(scan.mask, frame_axes).copy()
+        changes["probe"] = None if scan.probe is None else turned_images(scan.probe, frame_axes).copy()
+        if frame_axes.lstrip("-").startswith("x"):
+            geometry = geometry.transposed()
+    if position_axes != "yx":
+        notes.append(f'Positions were turned to the axes "{position_axes}", as stated.')
+    # In metres, because object pixels need not be square; where their size is unknown they are taken to be.
+    pixels = [known.object_pixel(scan.patch_size) or (1.0, 1.0) for known in (scan.geometry, geometry)]
+    changes["positions_px"] = turned_positions(scan.positions_px * pixels[0], position_axes) / pixels[1]
+    changes["geometry"] = geometry
+    if scan.object_start is not None or scan.truth is not None:
+        notes.append("The file's object belongs to the axes as they were and is not used.")
+    return replace(scan, assumptions=(*scan.assumptions, *notes), **changes)
+
+
+def _parsed(axes: Axes) -> list[tuple[int, str]]:
+    signs, names, sign = [], [], 1
+    for letter in axes:
+        if letter == "-":
+            sign = -1
+        else:
+            signs.append(sign)
+            names.append(letter)
+            sign = 1
+    return list(zip(signs, names, strict=True))
