@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,11 +10,15 @@ import typer
 
 from ptycho.cli.arguments import AsJson, Overrides, SpecPath
 from ptycho.cli.console import next_step, say, show_json, show_table
-from ptycho.errors import RequestError
+from ptycho.errors import PackageError, RequestError
 
 if TYPE_CHECKING:
+    from ptycho.data.orientation import AxesVerdict
     from ptycho.data.scan import Scan
     from ptycho.jobs.resolved_job import ResolvedJob
+
+# Named by a string, because it needs torch and checking a spec does not.
+AXES_MODULE = "ptycho_torch.axes_check"
 
 _STARTER = """\
 # A job for `ptycho run`. Every key that is left out has a sensible default: see docs/job-spec.md.
@@ -115,6 +120,10 @@ def check(
     spec: SpecPath,
     overrides: Overrides = None,
     everything: Annotated[bool, typer.Option("--all", help="Show the values that are defaults too.")] = False,
+    axes: Annotated[
+        bool,
+        typer.Option("--axes", help="Reconstruct a few frames with all eight axes of the positions, and compare."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a job spec and its scan.
@@ -127,6 +136,7 @@ def check(
     job, scan = resolve(load_spec(spec, overrides or ()))
     values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
     shown = {path: value for path, value in values.items() if path in job.sources}
+    verdict = _axes_verdict(scan) if axes else None
     if as_json:
         show_json(
             {
@@ -136,6 +146,7 @@ def check(
                 "n_ranks": job.resources.n_ranks,
                 "scan": {"path": str(scan.path), "n_positions": scan.n_positions, "patch_size": scan.patch_size},
                 "assumptions": list(scan.assumptions),
+                "axes": None if verdict is None else _axes_facts(verdict, job),
                 "values": {path: {"value": value, "source": job.sources[path]} for path, value in shown.items()},
             }
         )
@@ -143,7 +154,41 @@ def check(
     rows = [(path, value, job.sources[path]) for path, value in shown.items()]
     show_table(("key", "value", "from"), [row for row in rows if everything or row[2] != "default"])
     _describe(job, scan)
+    if verdict is not None:
+        _say_axes(verdict, job)
     next_step(f"ptycho run {spec}" + "".join(f" --set {override}" for override in overrides or ()))
+
+
+def _axes_verdict(scan: Scan) -> AxesVerdict:
+    try:
+        module = import_module(AXES_MODULE)
+    except (ImportError, RuntimeError) as error:
+        raise PackageError(f'Comparing axes needs torch: {error} pip install "ptychopinn[torch]"') from error
+    verdict: AxesVerdict = module.check_axes(scan)
+    return verdict
+
+
+def _axes_facts(verdict: AxesVerdict, job: ResolvedJob) -> dict[str, object]:
+    return {
+        "r_factors": verdict.r_factors,
+        "is_likely_wrong": verdict.is_likely_wrong,
+        "position_axes": _better_axes(verdict, job),
+    }
+
+
+def _better_axes(verdict: AxesVerdict, job: ResolvedJob) -> str:
+    from ptycho.data.orientation import composed
+
+    return composed(job.data.read.position_axes or "yx", verdict.best)
+
+
+def _say_axes(verdict: AxesVerdict, job: ResolvedJob) -> None:
+    say(f"Axes, on {verdict.n_frames} frames: {verdict.sentence}.")
+    if verdict.is_likely_wrong:
+        say(
+            f'Warning: positions and frames disagree. Set data.position_axes = "{_better_axes(verdict, job)}", or turn'
+            " the frames instead: data.frame_axes."
+        )
 
 
 def _describe(job: ResolvedJob, scan: Scan) -> None:

@@ -12,6 +12,7 @@ from ptycho.data.formats.contents import Contents
 from ptycho.data.formats.detector import as_counts, centre_frames
 from ptycho.data.formats.npz_archive import NpzArchive, NpzFrames
 from ptycho.data.formats.overrides import ReadOverrides
+from ptycho.data.formats.probe_axes import as_modes
 from ptycho.data.frames import CheckedFrames
 from ptycho.data.geometry import Geometry, energy_from_wavelength
 from ptycho.data.grid import ObjectGrid
@@ -191,17 +192,14 @@ def _truth(archive: NpzArchive) -> Truth | None:
 def _probe(archive: NpzArchive, name: str) -> NDArray[np.complex64] | None:
     if name not in archive.headers:
         return None
-    probe = archive.load(name).astype(np.complex64)
-    if probe.ndim < 2:
-        raise DataError(f"{archive.path}: {name} has shape {probe.shape}; it must be (y, x) or (mode, y, x).")
-    return probe.reshape(-1, *probe.shape[-2:])
+    return as_modes(archive.load(name), f"{archive.path}: {name}")
 
 
 def _image(archive: NpzArchive, name: str) -> NDArray[np.complex64] | None:
     if name not in archive.headers:
         return None
     image = archive.load(name).astype(np.complex64)
-    if image.ndim < 2 or any(length != 1 for length in image.shape[:-2]):
+    if image.ndim < 2 or not image.size or any(length != 1 for length in image.shape[:-2]):
         raise DataError(f"{archive.path}: {name} has shape {image.shape}; it must be (y, x).")
     return image.reshape(image.shape[-2:])
 

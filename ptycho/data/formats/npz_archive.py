@@ -61,14 +61,20 @@ class NpzArchive:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_unpacked": None}
 
-    def load(self, name: str) -> NDArray[Any]:
-        """The array in memory. Raises DataError when it is damaged, absurdly large or holds Python objects."""
+    def load(self, name: str, kinds: str = "iufcb") -> NDArray[Any]:
+        """The array in memory.
+
+        kinds: the NumPy kinds that are allowed
+        Raises DataError when it is of another type, damaged, absurdly large or holds Python objects.
+        """
         header = self.headers[name]
         if header.dtype.hasobject:
             raise DataError(
                 f"{self.path}: {name} holds pickled Python objects, which are never loaded because they can run code;"
                 " save it again as a plain numeric array."
             )
+        if header.dtype.kind not in kinds:
+            raise DataError(f"{self.path}: {name} has type {header.dtype}; it must be real numbers or complex ones.")
         if header.n_bytes > ARRAY_LIMIT_BYTES:
             raise DataError(
                 f"{self.path}: {name} declares shape {header.shape} ({header.n_bytes / 2**30:.0f} GiB), more than the"
@@ -86,7 +92,7 @@ class NpzArchive:
         """
         header = self.headers[name]
         if not header.dtype.hasobject:
-            value = self.load(name)
+            value = self.load(name, "iufcbSU")
             return str(value.item()) if value.ndim == 0 else ""
         with self.stream(name) as stream:
             pickled = stream.read(ARRAY_LIMIT_BYTES)
