@@ -33,15 +33,14 @@ host_program() {
     return 1
 }
 
-# Root without CAP_SYS_RESOURCE (bit 24; some virtual machines and outer containers) can neither keep its other
-# privileges inside an image nor build one, but can do both through a user namespace.
+# Root without CAP_SYS_RESOURCE (bit 24; some virtual machines and outer containers) cannot keep its other privileges
+# inside an image; without them everything works.
 adapt_to_weak_root() {
     local capabilities
     ((EUID == 0)) || return 0
     capabilities=$(sed -n 's/^CapEff:\s*//p' /proc/self/status)
     (((16#$capabilities >> 24 & 1) == 0)) || return 0
     export APPTAINER_NO_PRIVS=1
-    if [[ $1 == build ]]; then export APPTAINER_FAKEROOT="${APPTAINER_FAKEROOT-1}"; fi
 }
 
 fetch() {
@@ -54,29 +53,37 @@ fetch() {
     flock --wait 600 9 || refuse "Another process has been fetching into $STATE for ten minutes."
     if [[ ! -d $ROOTFS ]]; then
         echo "apptainer.sh: fetching Apptainer from Debian unstable into $ROOTFS (about a minute)." >&2
-        "$HERE/debian.sh" sid apt "$ROOTFS" apptainer,squashfs-tools,squashfuse,mount,ca-certificates
+        "$HERE/debian.sh" sid extract "$ROOTFS" \
+            apptainer,squashfs-tools,squashfuse,mount,util-linux,bash,coreutils,sed,tar,gzip,base-files,ca-certificates
+        [[ -e $ROOTFS/usr/bin/sh ]] || ln -s bash "$ROOTFS/usr/bin/sh"
         echo "apptainer.sh: fetched in $((SECONDS - started)) s." >&2
     fi
     exec 9>&-
 }
 
 # The kernel refuses user namespaces to a chrooted process, so the folder becomes "/" by pivot_root, in a mount
-# namespace of its own. All other folders of the machine are shown in it at their own paths.
+# namespace of its own. All other folders of the machine are shown in it at their own paths. An ordinary user does the
+# same as root of a user namespace, and is himself again when Apptainer starts.
 exec_inside() {
+    local enter=(unshare --mount --propagation private) again=()
+    if ((EUID != 0)); then
+        enter+=(--user --map-root-user)
+        again=(unshare --user "--map-user=$EUID" "--map-group=$(id --group)")
+    fi
     # shellcheck disable=SC2016  # the variables are that shell's own
-    exec unshare --mount --propagation private bash -ec '
+    exec "${enter[@]}" bash -ec '
         root=$1 folder=$2
         shift 2
         mount --bind "$root" "$root"
         mount --make-unbindable "$root" # else it would show up in itself
         for shown in /*; do
             [[ -d $shown && ! -L $shown && ! $shown =~ ^/(bin|sbin|lib.*|usr|etc|var|boot)$ ]] || continue
-            mkdir -p "$root$shown"
+            mkdir -p "$root$shown" 2>/dev/null || continue
             mount --rbind "$shown" "$root$shown"
         done
         for shown in /etc/{hosts,hostname,resolv.conf,passwd,group,localtime}; do
             [[ -f $shown ]] || continue
-            [[ -e $root$shown ]] || : >"$root$shown"
+            [[ -e $root$shown ]] || : 2>/dev/null >"$root$shown" || continue
             mount --bind "$shown" "$root$shown"
         done
         cd "$root"
@@ -86,12 +93,11 @@ exec_inside() {
         umount --lazy /.machine
         mount --make-private /
         cd "$folder" 2>/dev/null || cd /
-        exec apptainer "$@"' bash "$ROOTFS" "$PWD" "$@"
+        exec "$@"' bash "$ROOTFS" "$PWD" "${again[@]}" apptainer "$@"
 }
 
 if (($# == 0)); then usage && exit 2; fi
-adapt_to_weak_root "$1"
+adapt_to_weak_root
 if program=$(host_program); then exec "$program" "$@"; fi
 [[ -d $ROOTFS ]] || fetch
-((EUID == 0)) || refuse "The Apptainer in $ROOTFS works for root only. Use sudo, or have the package apptainer installed."
 exec_inside "$@"

@@ -7,6 +7,8 @@ ROOT=$(dirname "$(dirname "$(readlink -f "$0")")")
 STATE=$(realpath --canonicalize-missing "${PTYCHO_CONTAINER_DIR:-/tmp/ptycho-containers}")
 IMAGE=$(realpath --canonicalize-missing "${1:-$ROOT/ptycho.sif}")
 readonly ROOT STATE IMAGE BUILD=$STATE/build
+# Level 15 would make the image smaller by a few megabytes, and takes most of the build's time.
+readonly SQUASH="-b 1M -comp zstd -Xcompression-level 6"
 PYTHON=${PYTHON:-python3}
 
 say() { printf 'build.sh: %s\n' "$*" >&2; }
@@ -20,9 +22,25 @@ refuse() {
 step() {
     local text=$1 started=$SECONDS
     shift
-    say "$text"
+    say "$text ..."
     "$@"
-    say "  done in $((SECONDS - started)) s."
+    say "$text: done in $((SECONDS - started)) s."
+}
+
+# together TEXT COMMAND -- TEXT COMMAND ...: steps that do not need one another, at the same time.
+together() {
+    local jobs=() words=() word failed=0
+    for word in "$@" --; do
+        if [[ $word != -- ]]; then
+            words+=("$word")
+        elif ((${#words[@]})); then
+            step "${words[@]}" &
+            jobs+=($!)
+            words=()
+        fi
+    done
+    for word in "${jobs[@]}"; do wait "$word" || failed=$?; done
+    return "$failed"
 }
 
 # The lock file pins the developers' tools as well: it is used to choose versions, pyproject.toml to choose packages.
@@ -59,7 +77,7 @@ copy_sources() {
 build() {
     cd "$BUILD"
     APPTAINER_TMPDIR=$BUILD/tmp APPTAINER_CACHEDIR=$BUILD/cache "$ROOT/containers/apptainer.sh" --quiet build --force \
-        --notest --bind "$wheels:/mnt" --mksquashfs-args "-comp zstd -Xcompression-level 15" \
+        --notest --bind "$wheels:/mnt" --mksquashfs-args "$SQUASH" \
         --build-arg "COMMIT=$commit" ptycho.sif containers/cpu.def >"$STATE/build.log" 2>&1 || {
         tail -n 15 "$STATE/build.log" >&2
         refuse "The image could not be built; the whole log is $STATE/build.log."
@@ -77,11 +95,13 @@ mkdir -p "$STATE"
 wheels=$STATE/wheels-$({ list_packages && cat "$ROOT/requirements.lock"; } | sha256sum | cut -c1-12)
 commit=$(git -C "$ROOT" describe --always --dirty --abbrev=40 --exclude='*' 2>/dev/null || echo unknown)
 
-step "Apptainer" "$ROOT/containers/apptainer.sh" --version
+needed=("Apptainer" "$ROOT/containers/apptainer.sh" --version)
 if [[ ! -d $STATE/bookworm ]]; then
-    step "Debian 12 as a folder" "$ROOT/containers/debian.sh" bookworm minbase "$STATE/bookworm" "$(bash "$ROOT/containers/install.sh" --packages)"
+    packages=$(bash "$ROOT/containers/install.sh" --packages)
+    needed+=(-- "Debian 12 as a folder" "$ROOT/containers/debian.sh" bookworm minbase "$STATE/bookworm" "$packages")
 fi
-if [[ ! -d $wheels ]]; then step "Python packages as wheels" download_wheels; fi
+if [[ ! -d $wheels ]]; then needed+=(-- "Python packages as wheels" download_wheels); fi
+together "${needed[@]}"
 copy_sources
 step "The image" build
 say "$IMAGE, $(du --apparent-size --block-size=1M "$IMAGE" | cut -f1) MB. Test it: containers/apptainer.sh test --cleanenv $IMAGE"

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # A folder with a Debian system, from the archive that this machine's own apt uses.
 #   debian.sh RELEASE VARIANT FOLDER PACKAGE,PACKAGE,...
+# VARIANT is mmdebstrap's: "minbase" is a system, "extract" only unpacks files, which takes half the time.
 # Nothing in the folder says where it came from: no sources, no apt settings, no caches, no logs.
 set -euo pipefail
 (($# == 4)) || { echo "debian.sh: give a release, a variant of mmdebstrap, a folder and packages." >&2 && exit 2; }
@@ -35,12 +36,12 @@ apt-config dump | grep '^Acquire::' | grep -v '^Acquire::IndexTargets' >"$settin
 rm -rf --one-file-system "$folder.new"
 # shellcheck disable=SC2016  # $1 is mmdebstrap's
 printf '%s\n' "${sources[@]}" | mmdebstrap --quiet --variant="$variant" --include="$packages" --aptopt="$settings" \
-    --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
+    --dpkgopt=force-unsafe-io --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-include=/usr/share/doc/*/copyright' \
-    --customize-hook='rm -rf "$1"/etc/apt/sources.list* "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/var/lib/apt/lists/*' \
+    --customize-hook='rm -rf "$1"/etc/apt/sources.list* "$1"/etc/apt/apt.conf.d/99mmdebstrap "$1"/var/lib/apt/lists/* "$1"/var/cache/apt/archives/*.deb' \
     "$release" "$folder.new" -
 # mmdebstrap copies how this machine finds others; device nodes could not be copied into an image by an ordinary user.
 rm -f "$folder.new/etc/resolv.conf" "$folder.new/etc/hostname"
-find "$folder.new/var/log" -type f -delete
+find "$folder.new/var/log" -type f -delete 2>/dev/null || true
 find "$folder.new/dev" -mindepth 1 -xdev -delete
 mv "$folder.new" "$folder"

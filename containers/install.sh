@@ -56,22 +56,34 @@ install_python_packages() {
         cp "$SOURCE/requirements.lock" "$constraints"
     else
         { grep -v '^torch==' "$SOURCE/requirements.lock" && echo "torch==$torch"; } >"$constraints"
-        pip install --index-url "$index" --constraint "$constraints" torch
+        pip install --no-compile --index-url "$index" --constraint "$constraints" torch
     fi
-    pip install --constraint "$constraints" setuptools
+    pip install --no-compile --constraint "$constraints" setuptools
     # A wheel first: a package installed from a folder records that folder's path for ever.
     pip wheel --no-deps --no-build-isolation --wheel-dir "$work" "$SOURCE"
-    pip install --constraint "$constraints" --find-links "$work" 'ptychopinn[torch,mpi]'
+    pip install --no-compile --constraint "$constraints" --find-links "$work" 'ptychopinn[torch,mpi]'
     "$HOME_OF_PTYCHO/bin/python" -m pip --isolated --quiet uninstall --yes pip
 }
 
-# Test programs, tests and C++ headers are a tenth of the image, and nothing that runs needs them.
-remove_tests() {
+# Test programs, tests and C++ headers, and filters that no detector writes (SZ, SZ3 and SPERR compress simulations, with
+# loss): a sixth of the image, and nothing that runs needs them.
+remove_unneeded() {
     cd "$HOME_OF_PTYCHO"/lib/python3*/site-packages
     rm -rf torch/test torch/include
     find torch/bin -type f ! -name torch_shm_manager -delete
     find numpy scipy sympy networkx matplotlib -type d -name tests -prune -exec rm -rf {} +
+    if grep -q "'sperr', 'sz', 'sz3', " hdf5plugin/_config.py; then
+        sed -i "s/'sperr', 'sz', 'sz3', //" hdf5plugin/_config.py
+        rm hdf5plugin/plugins/libh5{sperr,sz,sz3}.so
+    fi
     cd /
+}
+
+# The .pyc files stay in the image: it is read-only, so that every start would compile everything again. All cores make
+# them, once the tests are gone; templates that are no Python are left as they are.
+compile_modules() {
+    "$HOME_OF_PTYCHO/bin/python" -m compileall -q -j 0 "$HOME_OF_PTYCHO"/lib/python3*/site-packages >/dev/null || true
+    ls "$HOME_OF_PTYCHO"/lib/python3*/site-packages/ptycho/cli/__pycache__/main.*.pyc >/dev/null
 }
 
 write_labels() {
@@ -89,8 +101,8 @@ TEXT
 
 install_system_packages
 install_python_packages
-remove_tests
+remove_unneeded
+compile_modules
 write_labels
 install -m 755 "$SOURCE/containers/selftest.sh" "$HOME_OF_PTYCHO/selftest"
-# The .pyc files stay: a read-only image could never make them, and every start would compile everything again.
 rm -rf --one-file-system "$SOURCE"

@@ -26,6 +26,7 @@ from ptycho.config.config import (
     validate_inference_config,
     validate_training_config,
 )
+from ptycho.config.synthetic import SYNTHETIC
 from ptycho.config.validation import field_problems, refuse
 from ptycho.data.formats.npz_archive import NpzArchive
 from ptycho.errors import DataError
@@ -98,7 +99,7 @@ class InferencePayload:
 
 
 def create_training_payload(
-    train_data_file: str | Path,
+    train_data_file: str | Path | None,
     output_dir: str | Path,
     overrides: Mapping[str, Any] | None = None,
     execution_config: PyTorchExecutionConfig | None = None,
@@ -106,12 +107,13 @@ def create_training_payload(
 ) -> TrainingPayload:
     """Decide every setting of a training and fill the legacy dictionary.
 
+    train_data_file: None where training is on no scan; N is then required
     overrides: settings by canonical or client name; n_groups is required
     profile:   the defaults of a program's own arguments, by the same names
     Raises FileNotFoundError when a data file is missing, ValueError for every other wrong request, DataError when the
     file cannot be read.
     """
-    data_file = _existing(train_data_file, "Training data file")
+    data_file = None if train_data_file is None else _existing(train_data_file, "Training data file")
     places = {"train_data_file": data_file, "output_dir": Path(output_dir)}
     given = _given(overrides, _TRAINING, places)
     own = read_overrides(profile, _TRAINING)
@@ -157,7 +159,8 @@ def create_inference_payload(
     """Decide every setting of an inference and fill the legacy dictionary.
 
     N, gridsize and architecture come from the model archive where it can be read; a broken archive is the loader's
-    error. overrides: settings by canonical or client name; n_groups is required
+    error. A model for frames of any size takes N from the data file.
+    overrides: settings by canonical or client name; n_groups is required
     Raises FileNotFoundError when the model's folder or the data file is missing, ValueError for every other wrong
     request, DataError when the data file cannot be read.
     """
@@ -237,7 +240,7 @@ def _existing(path: str | Path, what: str) -> Path:
 
 
 def _given(
-    overrides: Mapping[str, Any] | None, targets: tuple[type[Any], ...], places: Mapping[str, Path]
+    overrides: Mapping[str, Any] | None, targets: tuple[type[Any], ...], places: Mapping[str, Path | None]
 ) -> dict[str, Any]:
     """The overrides as settings, which name n_groups and do not contradict the arguments."""
     given = read_overrides(overrides, targets)
@@ -276,10 +279,10 @@ def _checked(config: type[Any], settings: Mapping[str, Any]) -> Any:
     return made
 
 
-def _nphotons(path: Path, given: Mapping[str, Any]) -> tuple[float, str]:
+def _nphotons(path: Path | None, given: Mapping[str, Any]) -> tuple[float, str]:
     if "nphotons" in given:
         return given["nphotons"], "override"
-    metadata = MetadataManager.load_metadata(path) if _is_npz(path) else None
+    metadata = MetadataManager.load_metadata(path) if path is not None and _is_npz(path) else None
     stated = MetadataManager.get_nphotons(metadata, default=0.0)
     return (stated, "metadata") if stated else (TrainingConfig.nphotons, "tf_default")
 
@@ -309,7 +312,9 @@ def _knobs(execution: PyTorchExecutionConfig, always: tuple[str, ...]) -> dict[s
     return {name: value for name, (value, default) in values.items() if name in always or value != default}
 
 
-def _required_probe_size(path: Path) -> int:
+def _required_probe_size(path: Path | None) -> int:
+    if path is None:
+        raise ValueError("N is required where there is no data file: give overrides={'N': <pixels>}.")
     size = _probe_size(path)
     if size is None:
         raise ValueError(f"N is required: {path} has no probe to take it from. Give overrides={{'N': <pixels>}}.")
@@ -350,7 +355,7 @@ def _is_npz(path: Path) -> bool:
 
 
 def _archived_model(model_dir: Path) -> dict[str, Any]:
-    """N, gridsize and architecture of a model archive, packed or unpacked; empty where it cannot be read."""
+    """N (not of a model for any size), gridsize and architecture of a model archive; empty where it cannot be read."""
     archive, unpacked = model_dir / ARCHIVE_NAME, model_dir / MANIFEST_NAME
     try:
         if archive.is_file():
@@ -360,6 +365,8 @@ def _archived_model(model_dir: Path) -> dict[str, Any]:
             text = unpacked.read_bytes()
         config = json.loads(text)["config"]
         told = {name: config[name] for name in ("N", "gridsize", "architecture") if name in config}
+        if (config.get("card") or {}).get("trained_on") == SYNTHETIC:
+            told.pop("N", None)
     except _UNREADABLE:
         return {}
     wrong = {problem.split(" ")[0] for problem in field_problems(ModelConfig(**told))}

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import socket
+import time
 from collections.abc import Mapping
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -23,6 +26,8 @@ T = TypeVar("T")
 COLLECTIVE_TIMEOUT = timedelta(minutes=10)
 # Ranks that have just talked to one another through MPI are all there: only the network can be in the way.
 MEETING_TIMEOUT = timedelta(minutes=1)
+# A thread that could run is put off by a busy machine for less than this, so longer sleep means that it has no work.
+_ASLEEP_FOR_S, _WAIT_AT_MOST_S = 0.05, 5.0
 
 
 class TorchRanks:
@@ -152,6 +157,35 @@ def _join(rank: int, size: int, store: Store) -> None:
     # Both: training on the CPU of a machine that has GPUs must work too.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() and distributed.is_nccl_available() else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
+    atexit.register(_let_workers_finish)
+
+
+def _let_workers_finish() -> None:
+    """Wait until gloo's threads sleep, before Python shuts down.
+
+    A thread that has completed a collective of a backward pass still has to drop the context that autograd gave it,
+    a Python object; when it comes to that during Python's shutdown, the process aborts (pytorch/pytorch#179291).
+    Destroying the group does not end the threads: torch itself holds on to a group that DDP has used.
+    """
+    asleep_since = started = time.monotonic()
+    while time.monotonic() - started < _WAIT_AT_MOST_S:
+        time.sleep(_ASLEEP_FOR_S / 5)  # gives the threads the interpreter lock that they may wait for
+        if _workers_run():
+            asleep_since = time.monotonic()
+        elif time.monotonic() - asleep_since > _ASLEEP_FOR_S:
+            return
+
+
+def _workers_run() -> bool:
+    """Whether a thread of gloo runs or could run; Linux knows, elsewhere the answer is no."""
+    for thread in Path("/proc/self/task").glob("*/stat"):
+        try:
+            name, _, rest = thread.read_text().partition("(")[2].rpartition(")")
+        except OSError:  # it has ended since
+            continue
+        if name.startswith("pt_gloo") and rest.split()[0] == "R":
+            return True
+    return False
 
 
 def _first_line(error: Exception) -> str:

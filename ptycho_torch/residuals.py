@@ -13,7 +13,7 @@ from ptycho.data.scan import Scan
 from ptycho.parallel import Ranks
 from ptycho_torch.physics.forward import expected_counts
 from ptycho_torch.physics.patches import Windows, extract_patches
-from ptycho_torch.physics.propagate import to_centred
+from ptycho_torch.physics.propagate import Propagator
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,13 +57,14 @@ def measure_residuals(
     corners = grid.corners_px(scan.positions_px, size)
     object_image = torch.as_tensor(image, device=device)
     modes = torch.as_tensor(probe, device=device)
+    propagator = Propagator.of(scan.geometry, size, device)
     good = np.ones((size, size), bool) if scan.mask is None else scan.mask
     weight = torch.as_tensor(good, dtype=torch.float32, device=device)
     for start in range(0, len(owned), batch_size):
         indices = owned[start : start + batch_size]
         counts = torch.as_tensor(scan.frames.read(indices).astype(np.float32), device=device)
         windows = Windows.at(torch.as_tensor(corners[indices], device=device), size, grid.shape)
-        expected = to_centred(expected_counts(modes, extract_patches(object_image, windows)))
+        expected = propagator.to_file_order(expected_counts(modes, extract_patches(object_image, windows), propagator))
         amplitude = counts.sqrt() * weight
         difference = expected.sqrt() * weight - amplitude
         numerators[indices] = difference.abs().sum((-2, -1)).double().cpu().numpy()

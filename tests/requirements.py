@@ -12,6 +12,7 @@ PROGRAMS = {
     "chromium": (("chromium", "chromium-browser", "google-chrome"), "apt-get install chromium"),
     "sbatch": (("sbatch",), "containers/test-cluster/cluster install"),
     "apptainer": (("apptainer",), "containers/README.md"),
+    "image": ((), "make container"),
 }
 
 

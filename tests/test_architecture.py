@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "ptycho.data": set(),
     "ptycho.evaluation": {"ptycho.data"},
     "ptycho.report": {"ptycho.data", "ptycho.evaluation"},
-    "ptycho.workflows": {"ptycho.config", "ptycho.params"},
+    "ptycho.workflows": {"ptycho.config", "ptycho.params", "ptycho.raw_data", "ptycho.model_manager"},
     "ptycho.jobs": {"ptycho.config", "ptycho.data", "ptycho.parallel", "ptycho.report", "ptycho.evaluation"},
     "ptycho.cli": {
         "ptycho.config", "ptycho.data", "ptycho.evaluation", "ptycho.jobs", "ptycho.metadata", "ptycho.parallel",
@@ -33,8 +33,8 @@ MAY_IMPORT = {
     "ptycho_torch.phase_sync": {"ptycho_torch.physics", "ptycho.data", "ptycho.parallel"},
     "ptycho_torch.engines": {"ptycho_torch.physics", "ptycho.config", "ptycho.data", "ptycho.parallel"},
     "ptycho_torch.pinn": {
-        "ptycho_torch.device", "ptycho_torch.generators", "ptycho_torch.physics", "ptycho_torch.ranks", "ptycho.config",
-        "ptycho.data", "ptycho.parallel",
+        "ptycho_torch.device", "ptycho_torch.generators", "ptycho_torch.physics", "ptycho_torch.ranks",
+        "ptycho_torch.simulate", "ptycho.config", "ptycho.data", "ptycho.parallel",
     },
     "ptycho_torch.config_params": {"ptycho.config"},
     "ptycho_torch.config_bridge": {"ptycho_torch.config_params", "ptycho.config"},

@@ -117,7 +117,7 @@ def _free_port():
 
 def _work_as(work, rank, size, port):
     torch.set_num_threads(1)
-    torch_ranks.COLLECTIVE_TIMEOUT = timedelta(seconds=60)
+    torch_ranks.COLLECTIVE_TIMEOUT = timedelta(seconds=300)
     return work(
         find_ranks({"WORLD_SIZE": str(size), "RANK": str(rank), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)})
     )
@@ -126,7 +126,7 @@ def _work_as(work, rank, size, port):
 def _each_in_a_process(function, *argument_lists):
     with ProcessPoolExecutor(len(argument_lists), multiprocessing.get_context("spawn")) as pool:
         futures = [pool.submit(function, *arguments) for arguments in argument_lists]
-        return [future.result(timeout=120) for future in futures]
+        return [future.result(timeout=600) for future in futures]
 
 
 def on_processes(work, size=2):
@@ -151,13 +151,13 @@ def _all_collectives(ranks):
         ranks.sum_to_root(buffer)
     if ranks.rank == 1:
         time.sleep(0.5)
-    started = time.monotonic()
+    came_s = time.monotonic()
     ranks.barrier()
-    waited = time.monotonic() - started
+    left_s = time.monotonic()
     ranks.close()
     sums, root_sums = ([np.asarray(buffer).tolist() for buffer in some] for some in (buffers, roots))
     place = (type(ranks).__name__, ranks.rank, ranks.size)
-    return place, told["rank"], told["array"].tolist(), sums, root_sums, waited, distributed.is_initialized()
+    return place, told["rank"], told["array"].tolist(), sums, root_sums, (came_s, left_s), distributed.is_initialized()
 
 
 def test_two_processes_share_values_sums_and_barriers():
@@ -169,7 +169,7 @@ def test_two_processes_share_values_sums_and_barriers():
         assert told_array == [5, 5, 5]
         assert sums == [[[3.0] * 3] * 2, [3 + 4j] * 4, [3, 3, 3], [[1 + 2j] * 2] * 2, [2.0]]
     assert first[4] == [[2 + 1j] * 3, [3.0, 3.0]]
-    assert first[5] > 0.3
+    assert min(left_s for _, left_s in (first[5], second[5])) >= max(came_s for came_s, _ in (first[5], second[5]))
     assert (first[6], second[6]) == (False, False)
 
 
@@ -189,7 +189,7 @@ def _leave_alone(ranks):
 def test_a_rank_whose_peer_is_gone_gets_an_error_instead_of_waiting():
     waited, gone = on_processes(_leave_alone)
     assert gone == "gone"
-    assert waited < 20
+    assert waited < 100
 
 
 class MeetingRanks:

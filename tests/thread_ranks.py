@@ -8,7 +8,7 @@ import numpy as np
 
 class _Shared:
     def __init__(self, size):
-        self.barrier = threading.Barrier(size, timeout=60)
+        self.barrier = threading.Barrier(size, timeout=300)
         self.slots = [None] * size
 
 

@@ -28,9 +28,17 @@ def next_step(text: str) -> None:
 
 def complain(text: str) -> None:
     """An error for people, on standard error."""
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    label = typer.style("Error:", fg="red", bold=True) if colour else "Error:"
-    typer.echo(f"{label} {text}", err=True)
+    _tell("Error:", "red", text)
+
+
+def warn(text: str) -> None:
+    """Something that is wrong and stops nothing, on standard error."""
+    _tell("Warning:", "yellow", text)
+
+
+def _tell(label: str, colour: str, text: str) -> None:
+    is_coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    typer.echo(f"{typer.style(label, fg=colour, bold=True) if is_coloured else label} {text}", err=True)
 
 
 def show_json(content: Any) -> None:
@@ -50,19 +58,24 @@ def _finite(content: Any) -> Any:
 
 def show_table(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """A table: drawn by rich in a terminal, aligned columns of plain text elsewhere."""
-    cells = [[_cell(value) for value in row] for row in rows]
     if is_terminal():
         from rich.console import Console
         from rich.table import Table
 
         table = Table(*headers, box=None, header_style="bold", pad_edge=False)
-        for row in cells:
-            table.add_row(*row)
+        for row in rows:
+            table.add_row(*(_cell(value) for value in row))
         Console(highlight=False, markup=False).print(table)
         return
-    widths = [max(len(row[i]) for row in [list(headers), *cells]) for i in range(len(headers))]
-    for row in [list(headers), *cells]:
-        typer.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    for line in table_lines(headers, rows):
+        typer.echo(line)
+
+
+def table_lines(headers: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """A table as lines of plain text, its columns aligned."""
+    table = [list(headers), *([_cell(value) for value in row] for row in rows)]
+    widths = [max(len(row[i]) for row in table) for i in range(len(headers))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
 
 
 def _cell(value: object) -> str:
@@ -71,6 +84,12 @@ def _cell(value: object) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+def counted(number: int, thing: str) -> str:
+    """A number of things in words: 1 rank, 2 ranks, 2 processes."""
+    ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
+    return f"{number} {thing}{ending}"
 
 
 def duration(seconds: float) -> str:

@@ -20,22 +20,31 @@ def add_to(app: typer.Typer) -> None:
 def doctor(
     folder: Annotated[Path, typer.Option(help="Where run folders will be made.")] = Path("runs"),
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 1 when anything is missing, not only what is needed.")
+        bool,
+        typer.Option(
+            "--strict",
+            help="Exit with 1 when anything is missing, not only what is needed; inside an image, anything of its own.",
+        ),
     ] = False,
+    image: Annotated[
+        Path | None, typer.Option(help="An image to compare this environment with.", show_default=False)
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Examine what this machine has.
 
-    Python, packages, torch, GPUs, MPI, HDF5, Slurm, Apptainer and the disk. Exits with 1 when no job can work here.
+    Python, packages, torch, GPUs, MPI, HDF5, Slurm, Apptainer, image and disk. Exits with 1 when no job can work here.
     """
-    from ptycho.cli.machine import MISSING, WRONG, examine
+    from ptycho.cli.machine import examine
+    from ptycho.jobs.container_image import this_image
 
-    findings = examine(folder)
+    findings = examine(folder, image)
     if as_json:
         show_json([asdict(finding) for finding in findings])
     else:
         show_table(("what", "state", "found"), [(f.name, f.state, f.detail) for f in findings])
-    wrong = [finding for finding in findings if finding.state == WRONG or (strict and finding.state == MISSING)]
+    is_inside = this_image() is not None
+    wrong = [finding for finding in findings if finding.counts(strict=strict, inside_image=is_inside)]
     if not as_json:
         for finding in findings:
             if finding.advice:

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from ptycho.errors import RequestError
+from ptycho.jobs.container import container_program
+from ptycho.jobs.container_image import described, read_image, this_image
+from ptycho.jobs.job_container import refuse_other_version
+
 GOOD, MISSING, WRONG = "good", "missing", "wrong"
+INSTALLATION, MACHINE = "installation", "machine"
 
 _NEEDED_PACKAGES = (
     "h5py", "hdf5plugin", "jinja2", "matplotlib", "numpy", "pydantic", "rich", "safetensors", "scipy", "submitit",
@@ -28,27 +34,42 @@ class Finding:
     """One thing examined.
 
     state: good; missing (some jobs need it); wrong (no job will work)
+    about: "installation" (this environment, or the image that this runs in) or "machine"
     """
 
     name: str
     state: str
     detail: str
     advice: str = ""
+    about: str = INSTALLATION
+
+    def counts(self, *, strict: bool, inside_image: bool) -> bool:
+        """Whether it is reason enough to say no. An image is not to blame for what its machine lacks."""
+        lacks = strict and self.state == MISSING and not (inside_image and self.about == MACHINE)
+        return self.state == WRONG or lacks
 
 
-def examine(folder: Path) -> list[Finding]:
-    """Everything a job may need, the indispensable first."""
+def examine(folder: Path, image: Path | None = None) -> list[Finding]:
+    """Everything a job may need, the indispensable first.
+
+    folder: where run folders will be made
+    image:  an image to compare this environment with
+    """
     return [
-        _python(), _packages(), _hdf5_filters(), *_torch(), _cores(), _mpi_launcher(), _mpi_library(),
-        _program("Slurm", "sbatch", "--version", 'executor = "slurm" works on a login node only.'),
-        _program("Apptainer", "apptainer", "--version", "container.image needs it."),
-        _disk(folder), _writable(folder),
+        _python(), *_around(), _packages(), _hdf5_filters(), *_torch(), _cores(), _mpi_launcher(), _mpi_library(),
+        _slurm(), _apptainer(), *([_image(image)] if image else []), _disk(folder), _writable(folder),
     ]  # fmt: skip
 
 
 def _python() -> Finding:
     text = ".".join(str(part) for part in sys.version_info[:3])
     return Finding(name="Python", state=GOOD, detail=f"{text}, {sys.executable}")
+
+
+def _around() -> list[Finding]:
+    """The image inside which this runs."""
+    image = this_image()
+    return [Finding(name="image", state=GOOD, detail=f"inside {image.path}: {described(image)}")] if image else []
 
 
 def _packages() -> Finding:
@@ -86,14 +107,14 @@ def _torch() -> list[Finding]:
         "import torch, torch.distributed as d; c = torch.cuda.is_available();"
         "b = [n for n, ok in (('gloo', d.is_gloo_available()), ('nccl', d.is_nccl_available())) if ok];"
         "g = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if c else [];"
-        "print(torch.__version__, torch.version.cuda or 'CPU only', ','.join(b) or 'none', '; '.join(g), sep='|')"
+        "v = torch.version; built = v.cuda and 'CUDA ' + v.cuda or v.hip and 'ROCm ' + v.hip or 'CPU only';"
+        "print(torch.__version__, built, ','.join(b) or 'none', '; '.join(g), sep='|')"
     )
     done = _output([sys.executable, "-W", "ignore", "-c", code], timeout_s=120)
     parts = done.split("|") if done else []
     if len(parts) != 4:
         return [Finding(name="torch", state=WRONG, detail="cannot be imported", advice=advice)]
-    build = parts[1] if parts[1] == "CPU only" else f"CUDA {parts[1]}"
-    found = [Finding(name="torch", state=GOOD, detail=f"{parts[0]}, {build}; ranks through {parts[2]}")]
+    found = [Finding(name="torch", state=GOOD, detail=f"{parts[0]}, {parts[1]}; ranks through {parts[2]}")]
     lightning = importlib.util.find_spec("lightning") is not None
     found.append(
         Finding(name="Lightning", state=GOOD, detail=version("lightning"))
@@ -105,11 +126,12 @@ def _torch() -> list[Finding]:
 
 def _gpus(named: str) -> Finding:
     if named:
-        return Finding(name="GPUs", state=GOOD, detail=named)
-    if any(Path("/dev").glob("nvidia[0-9]*")):
-        advice = "There is a GPU that torch cannot use: install a torch build for its driver."
-        return Finding(name="GPUs", state=MISSING, detail="not usable by torch", advice=advice)
-    return Finding(name="GPUs", state=MISSING, detail="none; jobs run on the CPU")
+        return Finding(name="GPUs", state=GOOD, detail=named, about=MACHINE)
+    if any(Path("/dev").glob("nvidia[0-9]*")) or Path("/dev/kfd").exists():
+        advice = "There is a GPU that torch cannot use: install a torch build for its driver"
+        advice += "; in an image, start it with --nv (NVIDIA) or --rocm (AMD)." if this_image() else "."
+        return Finding(name="GPUs", state=MISSING, detail="not usable by torch", advice=advice, about=MACHINE)
+    return Finding(name="GPUs", state=MISSING, detail="none; jobs run on the CPU", about=MACHINE)
 
 
 def _cores() -> Finding:
@@ -137,11 +159,46 @@ def _mpi_library() -> Finding:
     return Finding(name="MPI library", state=GOOD, detail=said.strip("\0 \n").partition("\n")[0].partition(",")[0])
 
 
-def _program(name: str, program: str, option: str, need: str) -> Finding:
-    path = shutil.which(program)
+def _slurm() -> Finding:
+    path = shutil.which("sbatch")
     if path is None:
-        return Finding(name=name, state=MISSING, detail=f"no {program}; {need}")
-    return Finding(name=name, state=GOOD, detail=f"{path} {_output([path, option]) or ''}".strip())
+        detail = 'no sbatch; executor = "slurm" works on a login node only.'
+        return Finding(name="Slurm", state=MISSING, detail=detail, about=MACHINE)
+    # Says "MPI plugin types are... pmix_v4 pmi2 none", on standard error: what srun --mpi= takes.
+    said = _output(["sh", "-c", "srun --mpi=list 2>&1"]) or ""
+    kinds = [word for word in said.split() if word.startswith(("pmi", "cray", "none"))]
+    detail = f"{path} {_output([path, '--version']) or ''}".strip()
+    detail += f"; srun --mpi= takes {', '.join(kinds)}" if kinds else ""
+    return Finding(name="Slurm", state=GOOD, detail=detail, about=MACHINE)
+
+
+def _apptainer() -> Finding:
+    path = container_program()
+    if path is None:
+        detail = "neither apptainer nor singularity; container.image needs one"
+        return Finding(name="Apptainer", state=MISSING, detail=detail, about=MACHINE)
+    detail = f"{path} {_output([path, '--version'], timeout_s=60) or ''}".strip()
+    return Finding(name="Apptainer", state=GOOD, detail=detail, about=MACHINE)
+
+
+def _image(path: Path) -> Finding:
+    """An image, and whether it is of the same making as this environment."""
+    try:
+        image = read_image(path)
+        refuse_other_version(image)
+    except RequestError as error:
+        return Finding(name="image", state=WRONG, detail=str(path), advice=str(error))
+    torch = _version_of("torch")
+    differs = torch is not None and image.torch not in ("", torch)
+    advice = f"torch here is {torch}: results inside and here may differ in their last digits." if differs else ""
+    return Finding(name="image", state=GOOD, detail=f"{path}: {described(image)}", advice=advice)
+
+
+def _version_of(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _disk(folder: Path) -> Finding:
@@ -150,7 +207,8 @@ def _disk(folder: Path) -> Finding:
     state, advice = GOOD, ""
     if free_gb < _LOW_DISK_GB:
         state, advice = MISSING, f"Less than {_LOW_DISK_GB:g} GB are free; free some space or set output.dir."
-    return Finding(name="free disk", state=state, detail=f"{free_gb:.1f} GB at {existing}", advice=advice)
+    detail = f"{free_gb:.1f} GB at {existing}"
+    return Finding(name="free disk", state=state, detail=detail, advice=advice, about=MACHINE)
 
 
 def _writable(folder: Path) -> Finding:

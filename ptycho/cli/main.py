@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from ptycho.cli import doctor, results, runs, scans, specs, watching
+from ptycho.cli import doctor, logs, results, runs, scans, series, specs, watching
 from ptycho.cli.console import complain
 from ptycho.errors import PtychoError, SpecError
 
@@ -22,7 +22,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 # In the order in which a newcomer needs them.
-for family in (specs, scans, runs, watching, results, doctor):
+for family in (specs, scans, runs, watching, logs, series, results, doctor):
     family.add_to(app)
 
 

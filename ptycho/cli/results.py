@@ -10,7 +10,7 @@ import typer
 
 from ptycho.cli.arguments import AsJson, RunPath
 from ptycho.cli.console import next_step, say, show_json, show_table
-from ptycho.errors import NotReadyError
+from ptycho.errors import NotReadyError, RequestError
 
 if TYPE_CHECKING:
     from ptycho.jobs.run_folder import RunFolder
@@ -29,6 +29,8 @@ def _ready_folder(path: Path | None) -> RunFolder:
 
     folder = RunFolder.open(path) if path else RunFolder.newest(Path("runs"))
     job, stages = ResolvedJob.read(folder.resolved_path), folder.read_state()["stages"]
+    if "evaluate" not in job.stages:
+        raise RequestError(f"{folder.path} trained a network for other runs and made no image.")
     missing = [name for name in job.stages if name != "evaluate" and stages.get(name, {}).get("status") != "done"]
     if missing:
         raise NotReadyError(

@@ -41,24 +41,39 @@ def run(spec: SpecPath, overrides: Overrides = None) -> None:
     """
     from ptycho.jobs.spec import load_spec
 
-    _run(lambda: load_spec(spec, overrides or ()), overrides or [])
+    def load() -> JobSpec:
+        return load_spec(spec, overrides or ())
+
+    # Started by mpirun, rank 0 alone reads the spec, so that what is wrong with it is said once.
+    if not _is_launched() and (loaded := load()).is_series:
+        from ptycho.cli.series import run_series
+
+        run_series(loaded, overrides or ())
+        return
+    _run(load, overrides or [])
 
 
 def reconstruct(
     scan: Annotated[Path, typer.Argument(metavar="SCAN", help="The scan to reconstruct.", show_default=False)],
     model: Annotated[
-        Path,
-        typer.Option(help="A trained model: wts.h5.zip, its folder, or the run that trained it.", show_default=False),
-    ],
+        Path | None,
+        typer.Option(
+            help="A trained model: wts.h5.zip, its folder, or the run that trained it. Left out: the linear inverse of"
+            " the forward model, which needs no training.",
+            show_default=False,
+        ),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Apply a trained model to a scan.
+    """Reconstruct a scan without training: by a trained model or by the linear inverse, then refined.
 
     A run without training; --set refine.engine=none keeps the network's image as it is.
     """
+    from ptycho.jobs.engines import LINEAR
     from ptycho.jobs.spec import parse_spec
 
-    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\nbundle = {_quoted(model)}\n"
+    first = f'architecture = "{LINEAR}"' if model is None else f"bundle = {_quoted(model)}"
+    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\n{first}\n"
     _run(lambda: parse_spec(text, overrides=overrides or ()), overrides or [])
 
 
@@ -93,6 +108,11 @@ def submit(
     loaded = load_spec(spec, overrides or ())
     if loaded.resources.executor == "here":
         raise RequestError('submit needs resources.executor = "local" or "slurm"; "here" means: ptycho run.')
+    if loaded.is_series:
+        from ptycho.cli.series import submit_series
+
+        submit_series(loaded, overrides or ())
+        return
     folder, job, _ = new_run(loaded, overrides or ())
     submitted = start(folder, job)
     kind = "Slurm job" if job.resources.executor == "slurm" else "process"
@@ -103,14 +123,20 @@ def submit(
 def resume(path: RunPath = None) -> None:
     """Go on with an interrupted run.
 
-    It failed, was stopped or was killed; it goes on at the stage and epoch whose state was saved last.
+    It failed, was stopped or was killed; it goes on at the stage and epoch whose state was saved last. Of a series of
+    scans, whatever is not finished is started again.
     """
     from ptycho.jobs import lock
     from ptycho.jobs.launcher import settle
     from ptycho.jobs.resolved_job import ResolvedJob
-    from ptycho.jobs.run_folder import RunFolder
+    from ptycho.jobs.series import SeriesFolder, find_folder
 
-    folder = RunFolder.open(path) if path else RunFolder.newest(Path("runs"))
+    folder = find_folder(path)
+    if isinstance(folder, SeriesFolder):
+        from ptycho.cli.series import resume_series
+
+        resume_series(folder)
+        return
     job = ResolvedJob.read(folder.resolved_path)
     ranks = _launched_ranks()
     if ranks is None and lock.owner(folder) is None:
@@ -148,8 +174,12 @@ def _run(load: Callable[[], JobSpec], overrides: list[str]) -> None:
 
 def _new_folder(load: Callable[[], JobSpec], overrides: list[str], ranks: Ranks | None) -> tuple[str, RunFolder, int]:
     from ptycho.jobs.new_run import new_run
+    from ptycho.jobs.new_series import refuse_under_mpi
 
-    folder, job, scan = new_run(load(), overrides, launched_ranks=ranks.size if ranks else None)
+    spec = load()
+    if spec.is_series:
+        refuse_under_mpi(ranks.size if ranks else 1)
+    folder, job, scan = new_run(spec, overrides, launched_ranks=ranks.size if ranks else None)
     n = job.resources.n_ranks
     say(f"{job.name}: {scan.n_positions} frames of {scan.patch_size} × {scan.patch_size}, engine {job.engine},"
         f" {n} rank{'s' if n > 1 else ''} ({job.resources.executor}), in {folder.path}")  # fmt: skip
@@ -158,13 +188,19 @@ def _new_folder(load: Callable[[], JobSpec], overrides: list[str], ranks: Ranks 
     return "made", folder, 0
 
 
+def _is_launched() -> bool:
+    """Whether mpirun or srun started several processes, of which this is one."""
+    from ptycho.parallel import launcher_sizes
+
+    return max(launcher_sizes(os.environ).values(), default=1) > 1
+
+
 def _launched_ranks() -> Ranks | None:
     """The ranks that mpirun or srun started, or None when this process is alone."""
-    from ptycho.parallel import find_ranks, launcher_sizes
-
-    if max(launcher_sizes(os.environ).values(), default=1) == 1:
+    if not _is_launched():
         return None
     from ptycho.jobs.rank_environment import launcher_ranks_per_node, thread_variables
+    from ptycho.parallel import find_ranks
 
     # Before torch is loaded, because it reads them once.
     os.environ.update(thread_variables(launcher_ranks_per_node(os.environ) or 1, os.environ))

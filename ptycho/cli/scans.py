@@ -84,7 +84,7 @@ def convert(
         raise RequestError(f"--format {layout}: must be one of {', '.join(WRITERS)}.")
     _refuse_existing(output, force)
     data = stated_data(source, [*(said or ()), *([] if crop_px is None else [f"crop_px={crop_px}"])])
-    try_apart(data.scan, data.read)
+    try_apart(source, data.read)
     done = convert_scan(
         source,
         output,
@@ -139,10 +139,10 @@ def inspect(
     from ptycho.jobs.resolve import open_job_scan, stated_data
 
     data = stated_data(source, said or ())
-    try_apart(data.scan, data.read)
-    contents = look_into(data.scan)
+    try_apart(source, data.read)
+    contents = look_into(source)
     if is_start(contents):
-        _show(_start_facts(data.scan, read_start(data.scan)), as_json)
+        _show(_start_facts(source, read_start(source)), as_json)
         if not as_json:
             next_step(f'in a job\'s [data]: start = "{source}"')
         return

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ptycho.cli.arguments import AsJson, Overrides, SpecPath
+from ptycho.cli.axes import axes_facts, compare_axes, say_axes
 from ptycho.cli.console import next_step, say, show_json, show_table
-from ptycho.errors import PackageError, RequestError
+from ptycho.errors import RequestError
 
 if TYPE_CHECKING:
-    from ptycho.data.orientation import AxesVerdict
     from ptycho.data.scan import Scan
     from ptycho.jobs.resolved_job import ResolvedJob
-
-# Named by a string, because it needs torch and checking a spec does not.
-AXES_MODULE = "ptycho_torch.axes_check"
 
 _STARTER = """\
 # A job for `ptycho run`. Every key that is left out has a sensible default: see docs/job-spec.md.
@@ -130,13 +126,18 @@ def check(
 
     Shows every value with its source, and starts nothing.
     """
-    from ptycho.jobs.resolve import resolve
+    from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.spec import load_spec
 
-    job, scan = resolve(load_spec(spec, overrides or ()))
-    values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
-    shown = {path: value for path, value in values.items() if path in job.sources}
-    verdict = _axes_verdict(scan) if axes else None
+    loaded = load_spec(spec, overrides or ())
+    if loaded.is_series:
+        from ptycho.cli.series import check_series
+
+        check_series(loaded, spec, overrides or (), everything=everything, as_json=as_json)
+        return
+    job, scan = resolve_anywhere(loaded)
+    shown = values_of(job)
+    verdict = compare_axes(scan) if axes else None
     if as_json:
         show_json(
             {
@@ -146,54 +147,33 @@ def check(
                 "n_ranks": job.resources.n_ranks,
                 "scan": {"path": str(scan.path), "n_positions": scan.n_positions, "patch_size": scan.patch_size},
                 "assumptions": list(scan.assumptions),
-                "axes": None if verdict is None else _axes_facts(verdict, job),
+                "axes": None if verdict is None else axes_facts(verdict, job),
                 "values": {path: {"value": value, "source": job.sources[path]} for path, value in shown.items()},
             }
         )
         return
-    rows = [(path, value, job.sources[path]) for path, value in shown.items()]
-    show_table(("key", "value", "from"), [row for row in rows if everything or row[2] != "default"])
+    show_values(job, everything=everything)
     _describe(job, scan)
     if verdict is not None:
-        _say_axes(verdict, job)
+        say_axes(verdict, job)
     next_step(f"ptycho run {spec}" + "".join(f" --set {override}" for override in overrides or ()))
 
 
-def _axes_verdict(scan: Scan) -> AxesVerdict:
-    try:
-        module = import_module(AXES_MODULE)
-    except (ImportError, RuntimeError) as error:
-        raise PackageError(f'Comparing axes needs torch: {error} pip install "ptychopinn[torch]"') from error
-    verdict: AxesVerdict = module.check_axes(scan)
-    return verdict
+def values_of(job: ResolvedJob) -> dict[str, object]:
+    """Dotted path → value, of everything that a user can set."""
+    values = {f"{table}.{key}": value for table, keys in job.values().items() for key, value in keys.items()}
+    return {path: value for path, value in values.items() if path in job.sources}
 
 
-def _axes_facts(verdict: AxesVerdict, job: ResolvedJob) -> dict[str, object]:
-    return {
-        "r_factors": verdict.r_factors,
-        "is_likely_wrong": verdict.is_likely_wrong,
-        "position_axes": _better_axes(verdict, job),
-    }
-
-
-def _better_axes(verdict: AxesVerdict, job: ResolvedJob) -> str:
-    from ptycho.data.orientation import composed
-
-    return composed(job.data.read.position_axes or "yx", verdict.best)
-
-
-def _say_axes(verdict: AxesVerdict, job: ResolvedJob) -> None:
-    say(f"Axes, on {verdict.n_frames} frames: {verdict.sentence}.")
-    if verdict.is_likely_wrong:
-        say(
-            f'Warning: positions and frames disagree. Set data.position_axes = "{_better_axes(verdict, job)}", or turn'
-            " the frames instead: data.frame_axes."
-        )
+def show_values(job: ResolvedJob, *, everything: bool) -> None:
+    """The values with their sources, without those that are defaults unless everything is wanted."""
+    rows = [(path, value, job.sources[path]) for path, value in values_of(job).items()]
+    show_table(("key", "value", "from"), [row for row in rows if everything or row[2] != "default"])
 
 
 def _describe(job: ResolvedJob, scan: Scan) -> None:
     say()
-    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path}")
+    say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} from {scan.path or 'a simulated scan'}")
     for assumption in scan.assumptions:
         say(f"Assumed: {assumption}")
     ranks = job.resources.n_ranks

@@ -46,7 +46,10 @@ class ModelConfig:
     gridsize: Count = option(1, "Frames are taken in groups of gridsize × gridsize neighbours; 1: each by itself.")
     n_filters_scale: Count = option(2, "Multiplier of the number of convolution filters.")
     model_type: Literal["pinn", "supervised"] = option("pinn", "Trained by physics alone, or on known objects.")
-    architecture: Literal["cnn", "fno", "ffno", "fno_vanilla", "neuralop_uno"] = option("cnn", "Name of the generator.")
+    architecture: Literal["cnn", "unrolled", "linear", "fno", "ffno", "fno_vanilla", "neuralop_uno"] = option(
+        "cnn",
+        'Name of the generator; "linear": none, the linear inverse of the forward model, which needs no training.',
+    )
     fno_modes: Count = option(12, "Fourier modes kept by Fourier neural operators.")
     fno_width: Count = option(32, "Channels of Fourier neural operators.")
     fno_blocks: Count = option(4, "Spectral blocks of Fourier neural operators.")
@@ -122,8 +125,15 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _fold_n_images(self)
+        # No field: it says how the object was built, and a client's words for it are fixed.
+        self.__dict__["_n_groups_unset"] = self.n_groups is None
         if self.n_groups is None:
             self.n_groups = DEFAULT_N_GROUPS
+
+    @property
+    def leaves_n_groups_open(self) -> bool:
+        """Whether n_groups was left unset when this was built, and nobody has assigned one since."""
+        return bool(self.__dict__.get("_n_groups_unset")) and self.n_groups == DEFAULT_N_GROUPS
 
 
 @dataclass

@@ -44,6 +44,13 @@ class SimulateConfig:
     step_px: Annotated[float, "Mean distance of neighbouring positions, in object pixels."] = 7.0
     jitter_px: Annotated[float, "Largest random shift of a position along each axis; for path jittered."] = 1.5
     position_error_px: Annotated[float, "Standard deviation, along each axis, of recorded minus true positions."] = 0.0
+    position_drift_px: Annotated[
+        float, "Distance that true positions drift from the recorded ones during the scan."
+    ] = 0.0
+    position_scale_error: Annotated[float, "Relative error of the recorded positions' scale."] = 0.0
+    position_rotation_deg: Annotated[
+        float, "Angle by which the recorded positions are turned against the true ones."
+    ] = 0.0
 
     probe: Annotated[ProbeKind, "Shape of the illumination."] = "zone_plate"
     probe_aperture: Annotated[float, "Outer radius of a zone plate's far field, in cycles per object pixel."] = 0.22
@@ -57,6 +64,15 @@ class SimulateConfig:
     probe_file: Annotated[Path | None, "File of a measured probe: .npy, .npz or a scan."] = None
     probe_key: Annotated[str | None, "Name of the probe's array in an .npz file."] = None
     mode_fractions: Annotated[tuple[float, ...], "Share of the photons in each incoherent probe mode."] = (1.0,)
+    intensity_variation: Annotated[
+        float, "Relative standard deviation of the beam's intensity from frame to frame."
+    ] = 0.0
+    probe_variation: Annotated[
+        float, "Share of the photons in a part of the probe that changes from frame to frame."
+    ] = 0.0
+
+    n_slices: Annotated[int, "Slices of a thick object, each a part of the whole with features of its own."] = 1
+    slice_spacing_m: Annotated[float | None, "Distance of neighbouring slices; needed when there are several."] = None
 
     start_probe: Annotated[StartProbe, "Probe that the scan hands to a reconstruction."] = "wrong"
     defocus_error: Annotated[float, "Relative error of the wrong probe's defocus."] = -0.15
@@ -65,6 +81,9 @@ class SimulateConfig:
 
     energy_eV: Annotated[float, "Photon energy."] = 8800.0
     distance_m: Annotated[float, "Distance from sample to detector."] = 2.0
+    focus_distance_m: Annotated[
+        float | None, "Distance from focus to sample of a near-field measurement; left out: the far field."
+    ] = None
     detector_pixel_m: Annotated[float, "Side of one detector pixel."] = 75e-6
 
     def __post_init__(self) -> None:
@@ -103,6 +122,8 @@ class SimulateConfig:
                 f"probe_stop = {self.probe_stop:g}: must be smaller than probe_aperture = {self.probe_aperture:g},"
                 " or no light passes."
             )
+        if self.n_slices > 1 and self.slice_spacing_m is None:
+            found.append(f"n_slices = {self.n_slices}: needs slice_spacing_m, the distance of neighbouring slices.")
         if not self.mode_fractions or min(self.mode_fractions) <= 0 or not math.isclose(sum(self.mode_fractions), 1):
             found.append(f"mode_fractions = {self.mode_fractions}: must be positive numbers that add up to 1.")
         if self.probe == "measured" and self.probe_file is None:
@@ -133,6 +154,14 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("step_px", 1e-3, 1e4),
     ("jitter_px", 0, 1e4),
     ("position_error_px", 0, 1e3),
+    ("position_drift_px", 0, 1e3),
+    ("position_scale_error", -0.5, 0.5),
+    ("position_rotation_deg", -180, 180),
+    ("intensity_variation", 0, 1),
+    ("probe_variation", 0, 0.5),
+    ("n_slices", 1, 64),
+    ("slice_spacing_m", 1e-12, 1),
+    ("focus_distance_m", 1e-6, 1e9),
     ("probe_aperture", 0.01, 0.5),
     ("probe_stop", 0, 0.5),
     ("probe_diameter_px", 1, 1e4),

@@ -81,9 +81,27 @@ class Geometry:
         reach = self.wavelength_m * self.distance_m / patch_size
         return reach / self.detector_pixel_m[0], reach / self.detector_pixel_m[1]
 
+    def fresnel_px2(self, patch_size: int) -> Pixel | None:
+        """λz/dx² of the near field in square object pixels, (height, width), or None for the far field.
+
+        By the Fresnel scaling theorem the shadow in a diverging beam is that of a parallel one at the distance
+        z = (sample to detector) / magnification (Paganin, Coherent X-Ray Optics (2006), eq. 1.41 and appendix B).
+        Raises DataError when energy or distance is unknown.
+        """
+        if not self.is_near_field:
+            return None
+        pixel, wavelength, magnification = self.object_pixel(patch_size), self.wavelength_m, self.magnification
+        if pixel is None or wavelength is None or magnification is None or self.distance_m is None:
+            raise DataError(
+                "a near-field scan (focus_distance_m is set) needs energy_eV, distance_m and detector_pixel_m too;"
+                " add them to the file or to [data]"
+            )
+        reach = wavelength * self.distance_m / magnification
+        return reach / pixel[0] ** 2, reach / pixel[1] ** 2
+
     def cropped(self, patch_size: int, crop_px: int) -> Geometry:
         """The same measurement seen by the central `crop_px` of `patch_size` detector pixels: coarser object pixels."""
-        if self.object_pixel_m is None:
+        if self.object_pixel_m is None or self.is_near_field:
             return self
         factor = patch_size / crop_px
         return replace(self, object_pixel_m=(self.object_pixel_m[0] * factor, self.object_pixel_m[1] * factor))

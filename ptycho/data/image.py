@@ -58,3 +58,20 @@ def read_image(path: Path) -> ObjectImage:
             )
     except (OSError, KeyError) as error:
         raise DataError(f"{path} holds no object image ({error}); resume the run so that it is made again.") from error
+
+
+def cut_to(image: ObjectImage, grid: ObjectGrid) -> NDArray[np.complex64]:
+    """The object (y, x) complex64 on another grid, whole pixels away; 1, vacuum, where the image does not reach.
+
+    Raises ValueError when the grids are a part of a pixel apart, which only resampling could bridge.
+    """
+    offset = np.subtract(image.grid.origin_px, grid.origin_px)
+    top, left = np.rint(offset).astype(int)
+    if np.abs(offset - (top, left)).max() > 1e-6:
+        raise ValueError(f"the grids are {offset} pixels apart; only whole pixels can be cut without resampling")
+    result = np.ones(grid.shape, np.complex64)
+    height, width = image.object.shape
+    rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
+    there = result[rows, columns]
+    there[:] = image.object[max(-top, 0) :, max(-left, 0) :][: there.shape[0], : there.shape[1]]
+    return result

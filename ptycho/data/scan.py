@@ -59,12 +59,19 @@ class ArrayFrames:
 
 @dataclass(frozen=True, kw_only=True)
 class Truth:
-    """What a simulation knows: the object on its grid, the probe, the positions before jitter was forgotten."""
+    """What a simulation knows: the object on its grid, the probe, the positions before jitter was forgotten.
+
+    object:    (y, x), of a thick object the product of its slices
+    slices:    (slice, y, x) of a thick object, the first met by the light first
+    intensity: (position,) of each frame, mean 1, where it varied
+    """
 
     object: NDArray[np.complex64]
     grid: ObjectGrid
     probe: NDArray[np.complex64] | None = None
     positions_px: NDArray[np.float64] | None = None
+    slices: NDArray[np.complex64] | None = None
+    intensity: NDArray[np.float64] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

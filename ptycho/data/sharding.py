@@ -89,6 +89,29 @@ def stratified_batches(
     return [column[column >= 0] for column in table.T if (column >= 0).any()]
 
 
+def compact_batches(
+    order: NDArray[np.int64] | Sequence[int], batch_size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Batches of neighbours, in random order: contiguous pieces of the curve, whose cuts move from call to call.
+
+    A batch lies on one rank, or on a few, so ranks wait for one another; each sees much of one place at once.
+    """
+    indices = np.asarray(order, dtype=np.int64)
+    n_batches = max(1, math.ceil(len(indices) / max(1, batch_size)))
+    turned = np.roll(indices, int(rng.integers(len(indices))))
+    pieces = [turned[slice(*shard_bounds(len(turned), piece, n_batches))] for piece in range(n_batches)]
+    return [pieces[piece] for piece in rng.permutation(n_batches)]
+
+
+def uniform_batches(
+    order: NDArray[np.int64] | Sequence[int], batch_size: int, rng: np.random.Generator
+) -> list[NDArray[np.int64]]:
+    """Batches of frames drawn at random, of nearly equal size."""
+    indices = rng.permutation(np.asarray(order, dtype=np.int64))
+    n_batches = max(1, math.ceil(len(indices) / max(1, batch_size)))
+    return [indices[slice(*shard_bounds(len(indices), batch, n_batches))] for batch in range(n_batches)]
+
+
 def split_by_region(
     positions_px: NDArray[np.float64], fraction: float, window_px: float, rng: np.random.Generator
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ptycho.errors import PackageError, WorkError
@@ -44,6 +45,10 @@ _ENDS = {
 }
 
 _REMEDIES = {
+    PENDING: "wait, ptycho status --watch {run}; or take it out of the queue: ptycho cancel {run}",
+    REQUEUED: "wait, ptycho status --watch {run}; or stop it: ptycho cancel {run}",
+    RUNNING: "ptycho logs --follow {run}",
+    UNKNOWN: "ptycho status {run} again, on a login node of the cluster",
     FAILED: "ptycho logs {run}, then ptycho resume {run}",
     CANCELLED: "ptycho resume {run}",
     TIMEOUT: "ptycho resume {run}; in the spec, raise resources.warning_s so that it can save in time",
@@ -58,7 +63,9 @@ _REASONS = {
     "Resources": "for free nodes",
     "Priority": "behind jobs of higher priority",
     "BeginTime": "for the pause that Slurm makes before it starts a job again",
-    "Dependency": "for another job",
+    "Dependency": "for another job of its series",
+    "DependencyNeverSatisfied": "for ever: the job that it waits for has failed",
+    "JobArrayTaskLimit": "until fewer than resources.max_parallel_scans scans are worked on",
     "JobHeldUser": "because you hold it: scontrol release {job}",
     "JobHeldAdmin": "because an administrator holds it",
     "PartitionTimeLimit": "for ever: resources.time_limit_min is more than the partition allows",
@@ -109,7 +116,9 @@ class ClusterJob:
         return f"Slurm cannot tell ({self.reason})." if self.state == UNKNOWN else _ENDS.get(self.state, "")
 
     def next_step(self, run: object) -> str:
-        """What to do after it has ended without finishing the run in this folder."""
+        """What to do about the run in this folder, which it has not finished."""
+        if self.is_waiting and "for ever" in self.sentence:
+            return f"ptycho cancel {run}, then submit it again with other [resources]"
         return _REMEDIES[self.state].format(run=run)
 
     def to_dict(self) -> dict[str, object]:
@@ -119,18 +128,32 @@ class ClusterJob:
 
 
 def find_job(job_id: str) -> ClusterJob:
-    """Ask the queue, and the accounting for jobs that have left it."""
-    queue = ["squeue", "--noheader", "--states=all", f"--jobs={job_id}"]
-    line, problem = _answer([*queue, "--Format=State:|,Reason:|,NodeList:|,RestartCnt:|"])
-    if line:
-        state, reason, nodes, restarts = line.split("|")[:4]
-        return _job(job_id, state, reason, nodes, int(restarts) if restarts.isdigit() else 0)
-    accounts = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={job_id}"]
-    line, silence = _answer([*accounts, "--format=State,NodeList"])
-    if line:
-        state, nodes = line.split("|")[:2]
-        return _job(job_id, state, "", nodes, 0)
-    return ClusterJob(job_id=job_id, state=UNKNOWN, reason=silence or problem or "it does not know the job any more")
+    """What Slurm says of one job, or of one task of a job array ("12_3")."""
+    return find_jobs([job_id])[job_id]
+
+
+def find_jobs(job_ids: Iterable[str]) -> dict[str, ClusterJob]:
+    """Ask the queue, and the accounting for jobs that have left it: two questions, however many jobs there are."""
+    wanted = list(dict.fromkeys(job_ids))
+    if not wanted:
+        return {}
+    # Naming each task of an array would make a line longer than a command may be.
+    jobs = ",".join(dict.fromkeys(job_id.partition("_")[0] for job_id in wanted))
+    queue = ["squeue", "--noheader", "--states=all", "--array", f"--jobs={jobs}"]
+    fields = "ArrayJobID:|,ArrayTaskID:|,State:|,Reason:|,NodeList:|,RestartCnt:|"
+    lines, problem = _answer([*queue, f"--Format={fields}"])
+    found = {}
+    for array, task, state, reason, nodes, restarts in (line.split("|")[:6] for line in lines if line.count("|") > 5):
+        job_id = f"{array}_{task}" if task.isdigit() else array
+        found[job_id] = _job(job_id, state, reason, nodes, int(restarts) if restarts.isdigit() else 0)
+    if not found.keys() >= set(wanted):
+        accounts = ["sacct", "--noheader", "--parsable2", "--allocations", f"--jobs={jobs}"]
+        lines, silence = _answer([*accounts, "--format=JobID,State,NodeList"])
+        for job_id, state, nodes in (line.split("|")[:3] for line in lines):
+            found.setdefault(job_id, _job(job_id, state, "", nodes, 0))
+        problem = silence or problem
+    unknown = problem or "it does not know the job any more"
+    return {job_id: found.get(job_id) or ClusterJob(job_id=job_id, state=UNKNOWN, reason=unknown) for job_id in wanted}
 
 
 def _job(job_id: str, state: str, reason: str, nodes: str, restarts: int) -> ClusterJob:
@@ -152,21 +175,32 @@ def _job(job_id: str, state: str, reason: str, nodes: str, restarts: int) -> Clu
 
 def cancel_job(job_id: str) -> None:
     """End it now. Raises WorkError when Slurm refuses, PackageError where there is no scancel."""
-    _, problem = _answer(["scancel", job_id])
+    _scancel([job_id])
+
+
+def cancel_waiting(job_ids: Sequence[str]) -> None:
+    """Take those of the jobs, or of the tasks of the arrays, out of the queue that wait in it; raises as above."""
+    if job_ids:
+        _scancel(["--state=PENDING", *job_ids])
+
+
+def _scancel(words: list[str]) -> None:
+    _, problem = _answer(["scancel", *words])
     if problem:
+        job_id = words[-1]
         raise WorkError(f"Slurm did not cancel job {job_id}: {problem}. Try again: scancel {job_id}")
 
 
-def _answer(words: list[str]) -> tuple[str, str]:
-    """The last line that a Slurm command prints, and why there is none."""
+def _answer(words: list[str]) -> tuple[list[str], str]:
+    """The lines that a Slurm command prints, and why it failed."""
     try:
         done = subprocess.run(words, capture_output=True, text=True, timeout=ANSWER_WITHIN_S, check=False)
     except FileNotFoundError as error:
         if words[0] == "scancel":
             raise PackageError("scancel is not on PATH. Use a login node of the cluster that runs the job.") from error
-        return "", f"{words[0]} is not on PATH; use a login node of the cluster"
+        return [], f"{words[0]} is not on PATH; use a login node of the cluster"
     except subprocess.TimeoutExpired:
-        return "", f"{words[0]} did not answer within {ANSWER_WITHIN_S:.0f} s"
+        return [], f"{words[0]} did not answer within {ANSWER_WITHIN_S:.0f} s"
     lines = [line.strip() for line in done.stdout.splitlines() if line.strip()]
     complaint = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-    return (lines[-1] if lines else ""), ("" if done.returncode == 0 else complaint)
+    return lines, ("" if done.returncode == 0 else complaint)

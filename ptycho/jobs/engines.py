@@ -8,8 +8,8 @@ from ptycho.config.refine import RefineConfig
 
 NETWORK = "pinn"
 NO_REFINEMENT = "none"
-# Names that people know and may try; asking for one is answered by a sentence instead of "no such engine".
-KNOWN_ELSEWHERE = ("dm", "raar", "lsqml", "gradient", "auto")
+# model.architecture of the linear inverse, which has nothing to train.
+LINEAR = "linear"
 
 
 def iterative_engines() -> tuple[str, ...]:
@@ -23,10 +23,10 @@ def job_engines() -> tuple[str, ...]:
     return (NETWORK, *iterative_engines())
 
 
-def stages_of(engine: str, refine_engine: str, *, has_bundle: bool) -> tuple[str, ...]:
-    """The stages of a job, in order."""
+def stages_of(engine: str, refine_engine: str, *, trains: bool) -> tuple[str, ...]:
+    """The stages of a job, in order. trains: whether its network is trained, and not only applied."""
     if engine != NETWORK:
         return ("refine", "evaluate")
-    train = () if has_bundle else ("train",)
+    train = ("train",) if trains else ()
     refine = () if refine_engine == NO_REFINEMENT else ("refine",)
     return (*train, "reconstruct", *refine, "evaluate")

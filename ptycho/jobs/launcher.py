@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import os
-import shlex
 import shutil
 import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ptycho.errors import PackageError, RequestError, WorkError
 from ptycho.jobs import lock
-from ptycho.jobs.batch_script import cluster_executor
+from ptycho.jobs.batch_script import Submission
 from ptycho.jobs.cluster_job import CANCELLED, UNKNOWN, ClusterJob, cancel_job, find_job
+from ptycho.jobs.container import container_program, ranks_python, write_inside
+from ptycho.jobs.events import Reporter
+from ptycho.jobs.job_container import refuse_other_image
 from ptycho.jobs.json_file import read_json, write_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.rank_environment import local_variables, variables_set
@@ -35,7 +37,7 @@ POLL_S = 0.2
 # Every question costs the controller of the whole cluster time.
 ASK_SLURM_EVERY_S = 3.0
 # submitit's local executor knows no "no limit", and two minutes are its default.
-_NO_LIMIT_MIN = 60 * 24 * 365
+NO_LIMIT_MIN = 60 * 24 * 365
 # A rank that was asked to stop may need this long to finish its step and save its state.
 STOP_WITHIN_S = 120.0
 
@@ -54,6 +56,11 @@ class Launch:
     submitit_folder: str = ""
     process: Process
     time: str
+
+    def with_job(self, job_id: str, submitit_folder: Path, process: Process | None = None) -> Launch:
+        """The launch once the scheduler has given it a number."""
+        known = process or self.process
+        return replace(self, job_id=job_id, submitit_folder=str(submitit_folder), process=known)
 
     def write(self, folder: RunFolder) -> None:
         """Write launch.json."""
@@ -74,9 +81,10 @@ def start_here(folder: RunFolder, ranks: Ranks | None = None) -> None:
     Raises what a stage raises, CancelledError when the run was asked to stop.
     """
     ranks = ranks or SerialRanks()
+    refuse_other_image(ResolvedJob.read(folder.resolved_path))
     if ranks.rank == 0:
         lock.acquire(folder)
-        _prepare(folder, "here").write(folder)
+        prepare(folder, "here").write(folder)
     ranks.barrier()
     try:
         JobRunner(folder.path).run_here(ranks)
@@ -91,32 +99,28 @@ def start(folder: RunFolder, job: ResolvedJob) -> submitit.Job[None]:
     Raises RequestError when the folder is in use, PackageError when the scheduler or the container is not there.
     """
     check_programs(job)
-    _refuse_if_queued(folder)
+    refuse_other_image(job)
+    refuse_if_queued(folder)
     lock.acquire(folder)
     try:
-        launch = _prepare(folder, job.resources.executor)
+        launch = prepare(folder, job.resources.executor)
         # A fresh folder for each start: submitit takes a result it finds there for the new job's.
         submitit_folder = folder.path / "submitit" / f"{launch.attempt}"
         on_cluster = launch.executor == "slurm"
+        python = ranks_python(folder.path, job)
+        write_inside(folder.path, [job])
         executor = (
-            cluster_executor(folder, job, submitit_folder, container_python(job))
+            Submission(runs=[folder], job=job, folder=submitit_folder, python=python).executor()
             if on_cluster
-            else _local(submitit_folder, job, container_python(job))
+            else _local(submitit_folder, job, python)
         )
         launch.write(folder)
         submitit_folder.mkdir(parents=True, exist_ok=True)
         controller_log = submitit_folder / "controller.log"
-        with variables_set(_variables(job)), _signals_ignored(), _streams_redirected(controller_log):
+        with variables_set(_variables(job)), signals_ignored(), streams_redirected(controller_log):
             submitted: submitit.Job[None] = executor.submit(JobRunner(folder.path))
         process = launch.process if on_cluster else Process.of_pid(int(submitted.job_id))
-        Launch(
-            executor=launch.executor,
-            attempt=launch.attempt,
-            job_id=str(submitted.job_id),
-            submitit_folder=str(submitit_folder),
-            process=process,
-            time=launch.time,
-        ).write(folder)
+        launch.with_job(str(submitted.job_id), submitit_folder, process).write(folder)
         if on_cluster:
             lock.release(folder)
         else:
@@ -141,7 +145,7 @@ def is_going(folder: RunFolder) -> bool:
     return not job.is_over
 
 
-def _refuse_if_queued(folder: RunFolder) -> None:
+def refuse_if_queued(folder: RunFolder) -> None:
     """Refuse a folder whose Slurm job lives: the queue may hold it for days, without a process or a lock."""
     job = cluster_job(folder)
     if job is None or job.state == UNKNOWN:
@@ -155,7 +159,7 @@ def _refuse_if_queued(folder: RunFolder) -> None:
     lock.release(folder)
 
 
-def _prepare(folder: RunFolder, executor: str) -> Launch:
+def prepare(folder: RunFolder, executor: str) -> Launch:
     """Clear what an earlier attempt left behind for this one to misread."""
     earlier = Launch.read(folder)
     attempts = max(folder.read_state()["attempts"], earlier.attempt if earlier else 0)
@@ -171,7 +175,7 @@ def _variables(job: ResolvedJob) -> dict[str, str]:
 
 
 @contextmanager
-def _signals_ignored() -> Iterator[None]:
+def signals_ignored() -> Iterator[None]:
     """Start children deaf to Ctrl-C and to the closing of the terminal.
 
     submitit's controller would answer Ctrl-C by killing the ranks after a second, before they have saved their state;
@@ -187,7 +191,7 @@ def _signals_ignored() -> Iterator[None]:
 
 
 @contextmanager
-def _streams_redirected(path: Path) -> Iterator[None]:
+def streams_redirected(path: Path) -> Iterator[None]:
     """Start children with no hold on our streams.
 
     A program that reads the output of `ptycho submit` through a pipe would otherwise wait for the run's end.
@@ -215,26 +219,18 @@ def check_programs(job: ResolvedJob) -> None:
         raise PackageError(
             'executor = "slurm" needs sbatch, which is not on PATH. Use a login node, or executor = "local".'
         )
+    image = job.container.image if job.container.is_entered else None
     # On a cluster the nodes have the container program, the login node may have none.
-    if executor == "local" and job.container.image is not None and _container_program() is None:
+    if executor == "local" and image is not None and container_program() is None:
         raise PackageError(
-            f"container.image = {job.container.image!r} needs Apptainer, which is not on PATH. Leave it out."
+            f'container.image = "{image}" needs Apptainer, which is not on PATH. Install it'
+            " (containers/README.md), or leave container.image out."
         )
-
-
-def _container_program() -> str | None:
-    return shutil.which("apptainer") or shutil.which("singularity")
-
-
-def container_python(job: ResolvedJob) -> str | None:
-    """The command that stands for Python inside the job's container; None for this environment's Python."""
-    image = job.container.image
-    if image is None:
-        return None
-    shown = (str(job.output_dir), str(job.data.scan.parent), *(job.container.binds or ()))
-    binds = [part for bind in shown for part in ("--bind", bind)]
-    gpu = ["--nv"] if job.resources.gpus_per_node else []
-    return shlex.join([_container_program() or "apptainer", "exec", *gpu, *binds, image, "python3"])
+    if executor == "here" and image is not None:
+        raise RequestError(
+            f'container.image = "{image}": the ranks are outside it already (executor "here", or started by mpirun).'
+            f' Use executor = "local" or "slurm", or start them inside: apptainer run {image} run SPEC'
+        )
 
 
 def _local(folder: Path, job: ResolvedJob, python: str | None) -> submitit.Executor:
@@ -243,7 +239,7 @@ def _local(folder: Path, job: ResolvedJob, python: str | None) -> submitit.Execu
     executor = submitit.LocalExecutor(folder, python=python)
     resources = job.resources
     executor.update_parameters(
-        timeout_min=resources.time_limit_min or _NO_LIMIT_MIN,
+        timeout_min=resources.time_limit_min or NO_LIMIT_MIN,
         gpus_per_node=resources.gpus_per_node,
         tasks_per_node=resources.ranks_per_node,
         signal_delay_s=30,
@@ -290,10 +286,13 @@ class ClusterWait:
         return not is_going(self._folder)
 
 
-def settle(folder: RunFolder) -> str:
-    """Write how a run ended into state.json when its ranks could not do so themselves; returns the status."""
+def settle(folder: RunFolder, job: ClusterJob | None = None) -> str:
+    """Write how a run ended into state.json when its ranks could not do so themselves; returns the status.
+
+    job: what Slurm says of its job, where that has been asked already
+    """
     state = folder.read_state()
-    job = cluster_job(folder) if state["status"] != "finished" else None
+    job = (job or cluster_job(folder)) if state["status"] != "finished" else None
     is_over = job is not None and job.is_over
     if job is not None and job.state != UNKNOWN:
         if not is_over:
@@ -309,6 +308,7 @@ def settle(folder: RunFolder) -> str:
         sentence = cause or f"The processes of this run ended before they could say why. {log_hint}"
         state = {**state, "status": "failed", "error": {"message": sentence}}
         folder.write_state(state)
+        Reporter(folder).error(sentence)
     elif state["status"] == "failed" and cause:
         folder.write_state({**state, "error": {**(state["error"] or {}), "message": cause}})
     lock.release(folder)

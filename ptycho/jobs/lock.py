@@ -8,6 +8,7 @@ from dataclasses import asdict
 
 from ptycho.errors import RequestError, WorkError
 from ptycho.jobs.json_file import read_json, write_json
+from ptycho.jobs.listener import Listener
 from ptycho.jobs.process import Process
 from ptycho.jobs.ranks_record import read_records
 from ptycho.jobs.run_folder import RunFolder
@@ -43,16 +44,14 @@ def acquire(folder: RunFolder) -> None:
 def _refuse_if_in_use(folder: RunFolder) -> None:
     living = owner(folder)
     if living is not None and living != Process.current():
-        raise RequestError(
-            f"{folder.path} is in use by process {living.pid} on {living.host}."
-            f" See what it does: ptycho status {folder.path}; stop it: ptycho cancel {folder.path}"
-        )
+        raise _in_use(folder, living)
 
 
 def _refuse_or_clear(folder: RunFolder) -> None:
     """Refuse while the lock's owner lives; otherwise move the dead one's lock away."""
     stale = _lock_text(folder)
     _refuse_if_in_use(folder)
+    _refuse_if_heard(folder)
     aside = folder.path / f".lock-stale-{os.getpid()}"
     try:
         folder.lock_path.rename(aside)
@@ -63,6 +62,24 @@ def _refuse_or_clear(folder: RunFolder) -> None:
         return
     finally:
         aside.unlink(missing_ok=True)
+
+
+def _refuse_if_heard(folder: RunFolder) -> None:
+    """Refuse when the owner's heart beats although its time stamps look old: its machine's clock may be wrong."""
+    try:
+        locked_by = Process(**read_json(folder.lock_path))
+        lives = not locked_by.is_here and Listener(folder.lock_path).hears_within(2.5 * HEARTBEAT_S)
+    except (RequestError, TypeError, FileNotFoundError):
+        return
+    if lives:
+        raise _in_use(folder, locked_by)
+
+
+def _in_use(folder: RunFolder, process: Process) -> RequestError:
+    return RequestError(
+        f"{folder.path} is in use by process {process.pid} on {process.host}."
+        f" See what it does: ptycho status {folder.path}; stop it: ptycho cancel {folder.path}"
+    )
 
 
 def _lock_text(folder: RunFolder) -> str:
@@ -100,7 +117,8 @@ def owner(folder: RunFolder) -> Process | None:
     for process in known:
         if process.is_alive:
             return process
-    if locked_by is not None and not locked_by.is_here and _heartbeat_age_s(folder) < STALE_AFTER_S:
+    # A stamp from the future comes from a wrong clock and tells nothing.
+    if locked_by is not None and not locked_by.is_here and -HEARTBEAT_S < _heartbeat_age_s(folder) < STALE_AFTER_S:
         return locked_by
     return None
 

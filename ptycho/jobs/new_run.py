@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from ptycho.data.scan import Scan
 from ptycho.jobs.launcher import check_programs
-from ptycho.jobs.resolve import resolve
+from ptycho.jobs.resolve_inside import resolve_anywhere
 from ptycho.jobs.resolved_job import ResolvedJob
 from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.spec import JobSpec
@@ -19,15 +19,15 @@ def new_run(
 
     overrides: what the user gave beside the spec, noted in the folder's copy of it
     """
-    job, scan = resolve(spec, launched_ranks=launched_ranks)
+    job, scan = resolve_anywhere(spec, launched_ranks=launched_ranks)
     check_programs(job)
     folder = RunFolder.create(
-        job.output_dir, job.name, {"spec.toml": _copy(spec, overrides), "resolved.json": job.to_json()}
+        job.output_dir, job.name, {"spec.toml": spec_copy(spec, overrides), "resolved.json": job.to_json()}
     )
     return folder, job, scan
 
 
-def _copy(spec: JobSpec, overrides: Sequence[str]) -> str:
+def spec_copy(spec: JobSpec, overrides: Sequence[str]) -> str:
     """The spec as it was written, with a note where it came from and what was set beside it."""
     notes = [f"# A copy of {spec.path}. The values that were used: resolved.json" if spec.path else "# Made by ptycho."]
     notes += [f"# --set {override}" for override in overrides]

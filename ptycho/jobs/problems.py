@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from ptycho.data.formats.data_keys import DataKeys
+from ptycho.jobs.tables import PATTERNS
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
@@ -33,7 +34,6 @@ _EXPECTED = {
 TABLES_IN_TABLES: Mapping[tuple[int | str, ...], tuple[str, ...]] = {
     ("data", "keys"): tuple(field.name for field in fields(DataKeys))
 }
-_NAME_LETTERS = "made of letters, digits, points, dashes and underscores"
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -102,7 +102,7 @@ def _unknown(detail: ErrorDetails, tables: Mapping[str, Iterable[str]]) -> str:
     if not parents:
         if not isinstance(detail["input"], dict):
             homes = [name for name, keys in tables.items() if key in keys]
-            hint = f" Write it below [{homes[0]}]." if homes else " Every key belongs below a [table]."
+            hint = f" Write it below {_any_of(homes)}." if homes else " Every key belongs below a [table]."
             return f"{key} = {shown(detail['input'])}: no key stands outside a table.{hint}"
         near = closest(key, tables)
         return f"[{key}]: there is no such table. " + (
@@ -111,10 +111,14 @@ def _unknown(detail: ErrorDetails, tables: Mapping[str, Iterable[str]]) -> str:
     return f"{_dotted(detail['loc'])}: there is no such key.{_key_hint(parents[0], key, tables)}"
 
 
+def _any_of(tables: Iterable[str]) -> str:
+    return " or ".join(f"[{name}]" for name in tables)
+
+
 def _key_hint(table: str, key: str, tables: Mapping[str, Iterable[str]]) -> str:
     elsewhere = [name for name, keys in tables.items() if key in keys]
     if elsewhere:
-        return f" It belongs below [{elsewhere[0]}]."
+        return f" It belongs below {_any_of(elsewhere)}."
     near = closest(key, tables[table])
     if near:
         return f' Did you mean "{near}"?'
@@ -142,8 +146,7 @@ def _expectation(detail: ErrorDetails) -> str:
     if kind == "less_than":
         return f"less than {_round(context['lt'])}"
     if kind == "string_pattern_mismatch":
-        option = context.get("pattern", "").startswith("^--")
-        return "one option of sbatch: --name or --name=value" if option else _NAME_LETTERS
+        return PATTERNS[context["pattern"]]
     if kind in ("too_short", "string_too_short"):
         return "not empty"
     return detail["msg"][:1].lower() + detail["msg"][1:]

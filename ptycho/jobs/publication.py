@@ -67,13 +67,16 @@ class Findings:
 
 
 def publish(folder: RunFolder, job: ResolvedJob, scan: Scan, findings: Findings) -> dict[str, float | None]:
-    """Write result.h5, figures/*.png and report.html; returns the numbers that a run is known by."""
+    """Write result.h5, thumbnail.png, figures/*.png and report.html; returns the numbers that a run is known by."""
     numbers = headline(findings)
     rows = read_lines(folder.metrics_path)
     write_product(_product(job, scan, findings, rows, numbers), folder.result_path)
     # Drawing loads matplotlib; the result is on disk before that is tried.
+    from ptycho.report.figures import thumbnail
     from ptycho.report.html import ReportData, Setting, write_report
 
+    with whole_file(folder.thumbnail_path) as partial:
+        partial.write_bytes(thumbnail(findings.image.object, findings.region))
     figures = _figures(scan, findings, rows)
     for figure in figures:
         with whole_file(folder.figures / f"{figure.name}.png") as partial:
@@ -162,13 +165,26 @@ def provenance(job: ResolvedJob, scan: Scan) -> dict[str, str]:
     """Where the result came from, in words."""
     told = {str(key): str(value) for key, value in scan.provenance.items()}
     return {
-        "scan": str(job.data.scan),
+        "scan": "simulated" if job.data.scan is None else str(job.data.scan),
         **{f"scan {key}": value for key, value in told.items()},
         "engine": job.engine,
         "seed": str(job.seed),
         "ranks": str(job.resources.n_ranks),
         "host": socket.gethostname(),
+        **_image_of(job),
     }
+
+
+def _image_of(job: ResolvedJob) -> dict[str, str]:
+    """The container image, in words; nothing outside of one."""
+    container = job.container
+    known = {
+        "image": str(container.image or ""),
+        "image sha256": container.digest,
+        "image version": container.version,
+        "image commit": container.commit,
+    }
+    return {key: value for key, value in known.items() if value}
 
 
 def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> list[ReportFigure]:
@@ -194,6 +210,11 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
                 png=draw.object_phase(findings.network.object, region, pixel_m),
                 caption="One pass of the trained network, phases synchronised and stitched, before refinement.",
             )
+        )
+    if findings.network is not None and "confidence" in findings.network.per_frame:
+        confidence = findings.network.per_frame["confidence"]
+        made.append(
+            ReportFigure.standard("patch_confidence", draw.patch_confidence(scan.positions_px, confidence, pixel_m))
         )
     losses, r_factors = _curves(rows)
     if losses or r_factors:
@@ -229,9 +250,19 @@ def _summary(job: ResolvedJob, scan: Scan) -> str:
     frames = f"{scan.n_positions:,} frames of {scan.patch_size} × {scan.patch_size} pixels"
     if not job.uses_network:
         return f"{frames}, reconstructed by the iterative engine {job.engine}."
-    how = "a trained network was applied" if job.bundle else "a physics-informed network was trained on them, no labels"
+    how = _first_image(job)
     after = "" if job.refine.engine == "none" else f", then {job.refine.engine} refined object and probe"
     return f"{frames}: {how}, its patches were stitched{after}."
+
+
+def _first_image(job: ResolvedJob) -> str:
+    if job.uses_linear_inverse:
+        return "the forward model was inverted for each, to first order and without a network"
+    if job.synthetic is not None:
+        return "a network was trained on random scenes and applied"
+    if job.bundle is not None:
+        return "a trained network was applied" if not job.fine_tune else "a trained network was trained on with them"
+    return "a physics-informed network was trained on them, no labels"
 
 
 def _warnings(findings: Findings) -> Iterator[str]:
@@ -247,7 +278,7 @@ def _warnings(findings: Findings) -> Iterator[str]:
     if network_r is not None and network_r >= findings.flat_r_factor:
         yield (
             f"The network's own image explains the counts no better than a constant object (R-factor {network_r:.3f}"
-            f" against {findings.flat_r_factor:.3f}); what you see comes from the refinement. Train it for longer."
+            f" against {findings.flat_r_factor:.3f}); what you see comes from the refinement."
         )
 
 

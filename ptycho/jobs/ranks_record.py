@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from ptycho.errors import RequestError
@@ -20,7 +22,8 @@ class RankRecord:
     """One rank of one attempt.
 
     status: running, finished, failed (its own fault), cancelled, followed (ended because another rank had)
-    time_s: seconds since the epoch of the last change, by this rank's clock
+    time_s: seconds since the epoch of the last change, by rank 0's clock
+    clock_ahead_s: how far this machine's clock is ahead of rank 0's
     is_certain: False for a failure that may only be the echo of another rank's end, such as a broken connection
     """
 
@@ -31,6 +34,7 @@ class RankRecord:
     sentence: str = ""
     stage: str = ""
     time_s: float = 0.0
+    clock_ahead_s: float = 0.0
     peak_memory_mb: int = 0
     is_certain: bool = True
 
@@ -45,7 +49,15 @@ class RankRecord:
 
     def write(self, folder: RunFolder) -> None:
         """Write this rank's file; each rank has its own, so that ranks never write over one another."""
-        write_json(folder.ranks / f"rank-{self.rank}.json", asdict(replace(self, time_s=time.time())))
+        write_json(self.path(folder), asdict(replace(self, time_s=time.time() - self.clock_ahead_s)))
+
+    def path(self, folder: RunFolder) -> Path:
+        """Where it lies."""
+        return folder.ranks / f"rank-{self.rank}.json"
+
+    def touch(self, folder: RunFolder) -> None:
+        """Tell the other ranks that this one lives."""
+        os.utime(self.path(folder))
 
 
 def read_records(folder: RunFolder) -> list[RankRecord]:

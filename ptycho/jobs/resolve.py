@@ -10,29 +10,42 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ptycho.config.config import ModelConfig, PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.config import DEFAULT_N_GROUPS, ModelConfig, PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.refine import RefineConfig
+from ptycho.config.simulate import SimulateConfig
+from ptycho.config.synthetic import SYNTHETIC, SyntheticConfig
 from ptycho.data.formats import open_scan
 from ptycho.data.preparation import prepare
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError, ModelError, PackageError, SpecError
 from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
-from ptycho.jobs.engines import NETWORK
-from ptycho.jobs.resolved_job import JobData, ResolvedJob, Resources
+from ptycho.jobs.engines import LINEAR, NETWORK
+from ptycho.jobs.job_container import resolve_container
+from ptycho.jobs.resolved_job import JobContainer, JobData, ResolvedJob, Resources
+from ptycho.jobs.scan_patterns import plain_name
 from ptycho.jobs.spec import JobSpec, parse_spec
 
 # The factory needs torch; named by a string, so that everything else here works without.
 FACTORY_MODULE = "ptycho_torch.config_factory"
+SIMULATION_MODULE = "ptycho_torch.simulate"
 BUNDLE_NAME = "wts.h5.zip"
 # What a job trains with where its spec does not say. The configuration classes keep the defaults that older programs
 # expect; with those, a network on a scan with an inexact probe ends worse than a flat object. These were measured with
 # benchmarks/network_from_scratch.py.
 NETWORK_PROFILE = {"gridsize": 2, "batch_size": 4, "nepochs": 8, "probe_trainable": True, "lr_min_ratio": 0.02}
+SYNTHETIC_PROFILE = {
+    "architecture": "unrolled", "model_type": "supervised", "gridsize": 1, "batch_size": 48, "nepochs": 24,
+    "optimizer": "adamw", "weight_decay": 1e-4, "lr_warmup_epochs": 1, "lr_min_ratio": 0.01,
+}  # fmt: skip
 NETWORK_EXECUTION = {"learning_rate": 2e-3, "scheduler": "WarmupCosine", "gradient_clip_val": 1.0}
 
 
 def open_job_scan(data: JobData) -> Scan:
     """The scan of a job, cropped and masked as it asks; frames stay in the file. Raises DataError."""
+    if data.simulated is not None:
+        simulated: Scan = import_module(SIMULATION_MODULE).simulate_scan(data.simulated)
+        return simulated
+    assert data.scan is not None
     return prepare(open_scan(data.scan, data.read), **data.preparation)
 
 
@@ -42,7 +55,7 @@ def stated_data(scan: Path, statements: Sequence[str]) -> JobData:
     Raises SpecError or DataError as a spec with them would.
     """
     overrides = [text if text.startswith("data.") else f"data.{text}" for text in statements]
-    return _data(parse_spec("", overrides=[f"data.scan={json.dumps(str(scan))}", *overrides]))
+    return job_data(parse_spec("", overrides=[f"data.scan={json.dumps(str(scan))}", *overrides]))
 
 
 def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[ResolvedJob, Scan]:
@@ -51,7 +64,7 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     launched_ranks: the number of processes that mpirun or srun has started already, whatever [resources] asks for
     Raises DataError, ModelError, PackageError or SpecError: whatever would fail later fails here, in a second.
     """
-    data = _data(spec)
+    data = job_data(spec)
     scan = open_job_scan(data)
     if scan.geometry.is_near_field:
         raise SpecError(
@@ -60,42 +73,62 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
                 " near-field scans, but reconstructs only far-field ones."
             ]
         )
-    bundle = _bundle(spec.bundle)
-    resources, resource_sources = _resources(spec, launched_ranks)
-    execution = _execution(spec, resources)
+    synthetic = _synthetic(spec)
+    bundle = bundle_archive(spec.bundle)
+    container = resolve_container(spec, data.scan)
+    resources, resource_sources = _resources(spec, container, launched_ranks)
+    execution = _execution(spec, resources, container)
     if spec.job.engine == NETWORK:
         training, execution, trail = _network_training(spec, data, scan, bundle, execution)
     else:
         training, trail = _plain_training(spec, data, scan), {}
     job = ResolvedJob(
-        name=spec.job.name or _name_of(data.scan),
+        name=spec.job.name or (SYNTHETIC if data.scan is None else plain_name(data.scan)),
         engine=spec.job.engine,
         seed=spec.job.seed,
         data=data,
         training=training,
         bundle=bundle,
+        fine_tune=bundle is not None and "nepochs" in spec.training,
+        synthetic=synthetic,
         refine=_refine(spec),
         execution=execution,
         resources=resources,
-        container=_container(spec),
+        container=container,
         output_dir=Path(spec.output.dir).expanduser().absolute(),
         overrides_applied={key: _plain(value) for key, value in trail.items()},
     )
     derived = {"model.N": "data", **({} if spec.job.name else {"job.name": "data"}), **resource_sources}
     derived |= _factory_sources(spec, trail, bundle)
+    if container.image:
+        derived |= {f"container.{key}": "image" for key in ("image", "digest", "version", "commit", "gpu_option")}
     told = {path: source for path, source in spec.sources.items() if path not in resource_sources}
     return replace(job, sources=_sources(job, told, derived)), scan
 
 
-def _data(spec: JobSpec) -> JobData:
-    assert spec.data.scan is not None  # parse_spec has refused a spec without
+def _synthetic(spec: JobSpec) -> SyntheticConfig | None:
+    return SyntheticConfig(**spec.synthetic) if spec.data.source == SYNTHETIC else None
+
+
+def job_data(spec: JobSpec) -> JobData:
+    """The [data] table with absolute paths, and a simulated scan where it names none.
+
+    Raises DataError when a file is not there.
+    """
     table = spec.data
+    simulated = None
+    if table.scan is None:
+        synthetic = _synthetic(spec)
+        assert synthetic is not None  # parse_spec has refused a spec without
+        simulated = SimulateConfig(patch_size=min(synthetic.patch_sizes))
     files = {
         name: None if getattr(table, name) is None else _existing(Path(getattr(table, name)), f"data.{name}")
-        for name in ("mask", "dark", "positions", "start")
+        for name in ("scan", "mask", "dark", "positions", "start")
     }
     return JobData(
-        scan=_existing(Path(spec.data.scan), "data.scan"),
+        scan=files["scan"],
+        source=table.source,
+        simulated=simulated,
         mask=files["mask"],
         dark=files["dark"],
         threshold_counts=table.threshold_counts,
@@ -123,7 +156,8 @@ def _existing(path: Path, key: str) -> Path:
     return path.resolve()
 
 
-def _bundle(path: Path | None) -> Path | None:
+def bundle_archive(path: Path | None) -> Path | None:
+    """The archive that model.bundle means. Raises ModelError when there is none."""
     if path is None:
         return None
     places = (path / BUNDLE_NAME, path / "model" / BUNDLE_NAME) if path.is_dir() else (path,)
@@ -135,20 +169,13 @@ def _bundle(path: Path | None) -> Path | None:
     return archive.resolve()
 
 
-def _name_of(scan: Path) -> str:
-    """A run's name from its scan's file: letters, digits, points, dashes and underscores."""
-    name = "".join(
-        letter if letter.isascii() and (letter.isalnum() or letter in "._-") else "-" for letter in scan.stem
-    )
-    return name.lstrip("._-") or "run"
-
-
-def _resources(spec: JobSpec, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:
+def _resources(spec: JobSpec, container: JobContainer, launched_ranks: int | None) -> tuple[Resources, dict[str, str]]:
     table = spec.resources
     sources = {}
     gpus = table.gpus_per_node
     if gpus is None:
-        gpus = 0 if table.executor == "slurm" or spec.execution.get("accelerator") == "cpu" else len(visible_gpus())
+        has_none = table.executor == "slurm" or spec.execution.get("accelerator") == "cpu" or _is_for_cpus(container)
+        gpus = 0 if has_none else len(visible_gpus())
         sources["resources.gpus_per_node"] = "execution"
     ranks = table.ranks_per_node
     if ranks is None:
@@ -177,22 +204,30 @@ def visible_gpus() -> list[int]:
     return sorted(int(number) for number in numbers if number.isdigit())
 
 
-def _execution(spec: JobSpec, resources: Resources) -> PyTorchExecutionConfig:
+def _execution(spec: JobSpec, resources: Resources, container: JobContainer) -> PyTorchExecutionConfig:
     values = {**(NETWORK_EXECUTION if spec.job.engine == NETWORK else {}), **spec.execution}
-    if resources.executor == "slurm" and values.get("accelerator", "auto") == "auto":
+    if values.get("accelerator", "auto") == "auto" and (resources.executor == "slurm" or _is_for_cpus(container)):
         # "auto" looks at the machine it is built on, and a login node says nothing about the nodes of the job.
         values["accelerator"] = "cuda" if resources.gpus_per_node else "cpu"
-    return PyTorchExecutionConfig(**values)
+    execution = PyTorchExecutionConfig(**values)
+    wanted = f"resources.gpus_per_node = {resources.gpus_per_node}" if resources.gpus_per_node else ""
+    if execution.accelerator in ("gpu", "cuda"):
+        wanted = wanted or f'execution.accelerator = "{execution.accelerator}"'
+    if wanted and _is_for_cpus(container):
+        raise SpecError(
+            [f"{wanted}: torch in {container.image} is built for CPUs only. Build an image for GPUs"
+             " (containers/README.md), or ask for none."]
+        )  # fmt: skip
+    return execution
+
+
+def _is_for_cpus(container: JobContainer) -> bool:
+    return container.image is not None and container.gpu_option is None
 
 
 def _refine(spec: JobSpec) -> RefineConfig:
     engine = {} if spec.job.engine == NETWORK else {"engine": spec.job.engine}
     return RefineConfig(**{**spec.refine, **engine})
-
-
-def _container(spec: JobSpec) -> Any:
-    image = spec.container.image
-    return replace(spec.container, image=str(_existing(Path(image), "container.image"))) if image else spec.container
 
 
 def _plain_training(spec: JobSpec, data: JobData, scan: Scan) -> TrainingConfig:
@@ -216,10 +251,16 @@ def _network_training(
             f'Engine "{NETWORK}" cannot be loaded: {error}'
             ' Install torch with: pip install "ptychopinn[torch]", or choose engine = "rpie".'
         ) from error
-    overrides = {**spec.model, **_with_groups(spec.training, scan), "N": scan.patch_size}
+    is_synthetic = data.source == SYNTHETIC
+    groups = {"n_groups": DEFAULT_N_GROUPS, **spec.training} if is_synthetic else _with_groups(spec.training, scan)
+    overrides = {**spec.model, **groups, "N": scan.patch_size}
+    profile = SYNTHETIC_PROFILE if is_synthetic else NETWORK_PROFILE
+    if spec.model.get("architecture") == LINEAR:
+        # A frame's neighbours add little to its own inverse, and cost nine times its time.
+        profile = {**profile, "gridsize": 1}
     try:
         payload = factory.create_training_payload(
-            data.scan, Path(spec.output.dir), overrides=overrides, execution_config=execution, profile=NETWORK_PROFILE
+            data.scan, Path(spec.output.dir), overrides=overrides, execution_config=execution, profile=profile
         )
     except ValueError as error:
         raise SpecError([str(error)]) from error
@@ -241,12 +282,14 @@ def _with_bundle_model(
     except ValueError as error:
         raise ModelError(str(error)) from error
     model: ModelConfig = payload.tf_inference_config.model
+    if payload.overrides_applied["N_source"] != "archive":  # a model for frames of any size
+        model = replace(model, N=training.model.N)
     if training.model.N != model.N:
         raise ModelError(
             f"The model in {bundle} takes frames of {model.N} × {model.N}, the scan has"
             f" {training.model.N} × {training.model.N}. Set data.crop_px = {model.N}, or train a model for this scan."
         )
-    return replace(training, model=model), trail
+    return replace(training, model=replace(model, model_type=training.model.model_type)), trail
 
 
 def _factory_sources(spec: JobSpec, trail: Mapping[str, Any], bundle: Path | None) -> dict[str, str]:

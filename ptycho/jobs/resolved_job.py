@@ -12,17 +12,23 @@ from pydantic import TypeAdapter, ValidationError
 
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.refine import RefineConfig
+from ptycho.config.simulate import SimulateConfig
+from ptycho.config.synthetic import SyntheticConfig
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.errors import RequestError
-from ptycho.jobs.engines import NETWORK, stages_of
-from ptycho.jobs.tables import ContainerTable
+from ptycho.jobs.engines import LINEAR, NETWORK, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobData:
-    """The scan of a job, all paths absolute; see the [data] table for the keys."""
+    """The scan of a job, all paths absolute; see the [data] table for the keys.
 
-    scan: Path
+    simulated: the scan on which a network that was trained on random scenes is tried, where no scan is given
+    """
+
+    scan: Path | None
+    source: str = "scan"
+    simulated: SimulateConfig | None = None
     mask: Path | None = None
     dark: Path | None = None
     threshold_counts: float | None = None
@@ -32,6 +38,12 @@ class JobData:
     pad_px: int | None = None
     validation_fraction: float = 0.0
     read: ReadOverrides = field(default_factory=ReadOverrides)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that the data are made of."""
+        named = (self.scan, self.mask, self.dark, self.read.positions, self.read.start)
+        return tuple(path for path in named if path is not None)
 
     @property
     def preparation(self) -> dict[str, Any]:
@@ -61,6 +73,7 @@ class Resources:
     mail_user: str | None = None
     mail_type: list[str] | None = None
     max_requeues: int = 20
+    max_parallel_scans: int | None = None
     warning_s: int = 120
     setup: list[str] | None = None
     extra_sbatch: list[str] | None = None
@@ -71,12 +84,39 @@ class Resources:
 
 
 @dataclass(frozen=True, kw_only=True)
+class JobContainer:
+    """The image in which the ranks run; see the [container] table for image, binds, arguments and environment.
+
+    digest:     SHA-256 of the image file; empty for an image that is a folder
+    version:    of this program inside; commit: of its sources
+    gpu_option: what shows GPUs inside: "--nv", "--rocm", or None where the image could not use one
+    linked:     files elsewhere that the scan draws on
+    is_entered: whether starting the ranks enters the image; False without one, and where everything is inside already
+    """
+
+    image: Path | None = None
+    binds: list[str] | None = None
+    arguments: list[str] | None = None
+    environment: list[str] | None = None
+    digest: str = ""
+    version: str = ""
+    commit: str = ""
+    gpu_option: str | None = None
+    linked: tuple[Path, ...] = ()
+    is_entered: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
 class ResolvedJob:
     """Everything that a run needs to know, read-only.
 
-    bundle:  the model archive to apply instead of training one
+    bundle:  the model archive to apply instead of training one, or to train on from
+    fine_tune: whether training goes on from the bundle
+    synthetic: the random scenes to train on; None: the scan
+    train_only: stop when the network is trained; others apply it
     sources: dotted path → where its value came from: "spec", "override", "site" (the site profile), "data" (the scan
-             file), "bundle" (the model archive), "execution" (this machine or the execution settings) or "default"
+             file), "bundle" (the model archive), "image" (the container image), "execution" (this machine or the
+             execution settings) or "default"
     overrides_applied: the configuration factory's own audit trail
     """
 
@@ -86,10 +126,13 @@ class ResolvedJob:
     data: JobData
     training: TrainingConfig
     bundle: Path | None
+    fine_tune: bool = False
+    synthetic: SyntheticConfig | None = None
+    train_only: bool = False
     refine: RefineConfig
     execution: PyTorchExecutionConfig
     resources: Resources
-    container: ContainerTable
+    container: JobContainer
     output_dir: Path
     sources: dict[str, str] = field(default_factory=dict)
     overrides_applied: dict[str, Any] = field(default_factory=dict)
@@ -97,12 +140,20 @@ class ResolvedJob:
     @property
     def stages(self) -> tuple[str, ...]:
         """The stages of the run, in order."""
-        return stages_of(self.engine, self.refine.engine, has_bundle=self.bundle is not None)
+        if self.train_only:
+            return ("train",)
+        is_trained_already = self.bundle is not None or self.uses_linear_inverse
+        return stages_of(self.engine, self.refine.engine, trains=self.fine_tune or not is_trained_already)
 
     @property
     def uses_network(self) -> bool:
         """Whether a network makes the first image."""
         return self.engine == NETWORK
+
+    @property
+    def uses_linear_inverse(self) -> bool:
+        """Whether the linear inverse makes the first image, with nothing to train."""
+        return self.bundle is None and self.training.model.architecture == LINEAR
 
     def to_json(self) -> str:
         """The text of resolved.json."""
@@ -134,6 +185,7 @@ class ResolvedJob:
         training = tables["training"]
         model = training.pop("model") | {"bundle": tables["bundle"]}
         read = tables["data"].pop("read")
+        tables["data"].pop("simulated")
         # What the reader is told about the crop follows from crop_px.
         read.pop("window_px")
         return {
@@ -141,6 +193,7 @@ class ResolvedJob:
             "data": tables["data"] | read,
             "model": model,
             "training": training,
+            "synthetic": tables["synthetic"] or {},
             "refine": tables["refine"],
             "execution": tables["execution"],
             "resources": tables["resources"],

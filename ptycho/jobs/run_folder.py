@@ -41,6 +41,15 @@ class RunFolder:
 
         Raises RequestError when the folder cannot be written; then nothing is left behind.
         """
+        return cls._create(parent, name, files, dated=True)
+
+    @classmethod
+    def create_at(cls, path: Path, files: Mapping[str, str]) -> RunFolder:
+        """A new folder with exactly this path, which must not exist yet; otherwise as `create`."""
+        return cls._create(path.parent, path.name, files, dated=False)
+
+    @classmethod
+    def _create(cls, parent: Path, name: str, files: Mapping[str, str], *, dated: bool) -> RunFolder:
         draft = parent / f".{name}-{os.getpid()}.draft"
         try:
             draft.mkdir(parents=True)
@@ -50,7 +59,10 @@ class RunFolder:
             write_json(draft / "state.json", state)
             for subfolder in ("logs", "ranks", "checkpoints", "figures", "model"):
                 (draft / subfolder).mkdir()
-            return cls(_settle(draft, parent, f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+            if dated:
+                return cls(settle_name(draft, parent, f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"))
+            draft.rename(parent / name)
+            return cls((parent / name).resolve())
         except WorkError as error:
             raise RequestError(str(error)) from error
         except OSError as error:
@@ -66,7 +78,7 @@ class RunFolder:
             return folder
         if not path.exists():
             raise RequestError(f"There is no run folder {path}. The newest runs: {_newest(path.parent)}.")
-        inside = _newest(path)
+        inside = _newest(path / "scans" if (path / "scans").is_dir() else path)
         hint = f" It holds the runs: {inside}." if inside != "none" else ""
         raise RequestError(f"{path} is not a run folder: it has no state.json.{hint}")
 
@@ -77,6 +89,10 @@ class RunFolder:
         if not found:
             raise RequestError(f"There are no runs in {parent}. Name a run folder, or start one: ptycho run SPEC")
         return cls(found[-1].parent.resolve())
+
+    @property
+    def name(self) -> str:
+        return self.path.name
 
     @property
     def spec_path(self) -> Path:
@@ -149,6 +165,11 @@ class RunFolder:
     def report_path(self) -> Path:
         return self.path / "report.html"
 
+    @property
+    def thumbnail_path(self) -> Path:
+        """A small picture of the result, for tables of many runs."""
+        return self.path / "thumbnail.png"
+
     def log_path(self, rank: int) -> Path:
         """The log of one rank."""
         return self.logs / f"rank-{rank}.log"
@@ -171,7 +192,7 @@ class RunFolder:
         return self.result_path
 
 
-def _settle(draft: Path, parent: Path, name: str) -> Path:
+def settle_name(draft: Path, parent: Path, name: str) -> Path:
     """Give the draft its final name, with a number when two runs start within one second."""
     for number in range(1, 1000):
         final = parent / (name if number == 1 else f"{name}-{number}")

@@ -11,9 +11,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptycho.data.fingerprint import scan_fingerprint
 from ptycho.data.scan import Scan
-from ptycho.errors import CancelledError, PackageError, PtychoError
+from ptycho.errors import CancelledError, PackageError, PtychoError, RequestError
 from ptycho.jobs import lock
+from ptycho.jobs.clocks import clock_ahead_s
 from ptycho.jobs.events import Reporter
 from ptycho.jobs.json_file import read_json
 from ptycho.jobs.process import Process
@@ -36,6 +38,8 @@ log = logging.getLogger(__name__)
 STAGES_MODULE = "ptycho_torch.stages"
 # A rank's own error is only believed to be the first cause when no other rank reports one within this time.
 PEERS_FIRST_S = 2.5
+# What the libraries that connect ranks say when the other end is gone.
+_BROKEN_CONNECTION = ("Connection closed by peer", "Connection reset by peer", "Broken pipe")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +67,7 @@ class JobRunner:
 
     def __call__(self) -> None:
         """Run as a process started by submitit: all that this process will ever do."""
-        set_submitit_variables(os.environ)
+        set_submitit_variables(os.environ, self.folder)
         rank = _Rank(RunFolder(self.folder), int(os.environ["RANK"]))
         if os.environ["SUBMITIT_EXECUTOR"] != "slurm":
             rank.run(find_ranks, whole_process=True)
@@ -112,10 +116,16 @@ class _Rank:
         """Do all stages that are not done; record how it ended; raise what a stage raised."""
         self.record.write(self.folder)
         watch = RunWatch(self.folder, self.record, self.flag, self._followed)
+
+        def meet() -> Ranks:
+            ranks = find()
+            watch.expect(ranks.size)
+            return ranks
+
         log_path = self.folder.log_path(self.record.rank)
         with log_to(log_path, whole_process=whole_process), signals_set(self.flag), watch:
             try:
-                self._work(find())
+                self._work(meet())
             except CancelledError as error:
                 self._end(CANCELLED, str(error))
                 raise
@@ -132,18 +142,23 @@ class _Rank:
         self.is_alone = ranks.size == 1
         job = ResolvedJob.read(self.folder.resolved_path)
         log.info("rank %d of %d on %s, process %d", ranks.rank, ranks.size, socket.gethostname(), os.getpid())
+        hosts = {record.rank: record.process.host for record in read_records(self.folder)}
+        self.record = replace(self.record, clock_ahead_s=clock_ahead_s(ranks, hosts))
         state = ranks.broadcast(self.folder.read_state() if self.is_root else None)
         assert state is not None
         state |= {"status": "running", "attempts": self.attempt, "n_ranks": ranks.size, "error": None}
+        scan = open_job_scan(job.data)
+        self._refuse_another_scan(scan, ranks, state)
+        state |= {"n_frames": scan.n_positions, "frame_px": scan.patch_size}
         self._write_state(state)
         self.report.started(name=job.name, n_ranks=ranks.size, host=socket.gethostname(), stages=list(job.stages))
         context = StageContext(
             job=job,
-            scan=open_job_scan(job.data),
+            scan=scan,
             ranks=ranks,
             folder=self.folder,
             report=self.report,
-            should_stop=agreed(self.flag, ranks),
+            should_stop=self._asking(agreed(self.flag, ranks)),
         )
         for name in job.stages:
             if state["stages"].get(name, {}).get("status") != "done":
@@ -151,6 +166,15 @@ class _Rank:
         ranks.close()
         self._write_state({**state, "status": "finished", "stage": None})
         self.report.finished(**state.get("result", {}))
+
+    def _refuse_another_scan(self, scan: Scan, ranks: Ranks, state: dict[str, Any]) -> None:
+        """Go on only with the scan that the run began with: a stage trusts what an earlier one made of it."""
+        found = ranks.broadcast(scan_fingerprint(scan) if self.is_root else "")
+        if state.setdefault("scan", found) != found:
+            raise RequestError(
+                f"{scan.path or scan.name} is not the scan that this run began with."
+                " Put that one back, or start a new run with this one."
+            )
 
     def _stage(self, name: str, context: StageContext, state: dict[str, Any]) -> None:
         if context.should_stop():
@@ -173,8 +197,21 @@ class _Rank:
         state["result"] = {**state.get("result", {}), **self.report.results}
         self._write_state(state)
 
+    def _asking(self, ask: Callable[[], bool]) -> Callable[[], bool]:
+        """The same question, told to those who watch when the answer is yes for the first time."""
+        told = False
+
+        def should_stop() -> bool:
+            nonlocal told
+            stops = ask()
+            if stops and not told:
+                told = True
+                self.report.cancelling(self.flag.reason)
+            return stops
+
+        return should_stop
+
     def _cancel(self, stage: str) -> None:
-        self.report.cancelling(self.flag.reason)
         raise CancelledError(
             f"Stopped in stage {stage} ({self.flag.reason}); what was done is saved."
             f" Go on with: ptycho resume {self.folder.path}"
@@ -203,7 +240,10 @@ class _Rank:
         if cause:
             self._followed(cause)
             return
-        self.record = replace(self.record, sentence=sentence_of(error), is_certain=is_own)
+        sentence = sentence_of(error)
+        if not is_own and any(words in sentence for words in _BROKEN_CONNECTION):
+            sentence = f"The connection to another rank broke: its process or its machine has ended ({sentence})."
+        self.record = replace(self.record, sentence=sentence, is_certain=is_own)
         self._end(FAILED, self.record.sentence)
 
     def _followed(self, cause: str) -> None:

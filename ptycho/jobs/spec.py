@@ -6,7 +6,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from ptycho.config.config import ModelConfig, TrainingConfig, validate_training_config
-from ptycho.errors import DataError, RequestError, SpecError
+from ptycho.config.synthetic import SYNTHETIC
+from ptycho.errors import RequestError, SpecError
 from ptycho.jobs.binding import TABLES, spec_model
-from ptycho.jobs.engines import KNOWN_ELSEWHERE, NETWORK, NO_REFINEMENT, job_engines
+from ptycho.jobs.engines import LINEAR, NETWORK, NO_REFINEMENT, job_engines
 from ptycho.jobs.problems import closest, shown, type_problems, value_problems
+from ptycho.jobs.scan_patterns import matching_scans
 from ptycho.jobs.site import load_site
 from ptycho.jobs.tables import ContainerTable, DataTable, JobTable, OutputTable, ResourcesTable
 
@@ -27,16 +29,19 @@ if TYPE_CHECKING:
 KEYS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: table.defaults for name, table in TABLES.items()})
 # Keys that name files to read.
 _INPUT_PATHS = (
-    ("data", "scan"), ("data", "mask"), ("data", "dark"), ("data", "positions"), ("data", "start"), ("model", "bundle"),
+    *(("data", key) for key in ("scan", "train", "mask", "dark", "positions", "start")),
+    ("model", "bundle"),
     ("container", "image"),
-)  # fmt: skip
+    ("synthetic", "probe_file"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobSpec:
     """A valid spec. Paths are absolute, except output.dir, which is meant from where the user is.
 
-    model, training, refine, execution: only the keys that were written
+    model, training, synthetic, refine, execution: only the keys that were written
+    scans:   the files of a series of scans, absolute, whose runs share everything else; empty for a job of one scan
     sources: dotted path → "spec", "site" or "override", for every key that was written
     text:    the file as it was, kept in the run folder
     """
@@ -45,15 +50,28 @@ class JobSpec:
     text: str
     job: JobTable
     data: DataTable
+    scans: tuple[Path, ...] = ()
     bundle: Path | None
     model: Mapping[str, Any]
     training: Mapping[str, Any]
+    synthetic: Mapping[str, Any]
     refine: Mapping[str, Any]
     execution: Mapping[str, Any]
     resources: ResourcesTable
     container: ContainerTable
     output: OutputTable
     sources: Mapping[str, str]
+
+    @property
+    def is_series(self) -> bool:
+        """Whether it asks for one run for each of several scans."""
+        return bool(self.scans)
+
+    def for_scan(self, scan: Path) -> JobSpec:
+        """The spec of one run of the series, named like its scan."""
+        return replace(
+            self, job=replace(self.job, name=None), data=replace(self.data, scan=str(scan), scans=None), scans=()
+        )
 
 
 def load_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
@@ -76,14 +94,20 @@ def load_spec(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     return parse_spec(text, path=path.resolve(), overrides=overrides)
 
 
-def parse_spec(text: str, *, path: Path | None = None, overrides: Sequence[str] = ()) -> JobSpec:
-    """A spec from its text. Relative paths in it start at the spec's folder, those in overrides at the current one."""
+def parse_spec(
+    text: str, *, path: Path | None = None, overrides: Sequence[str] = (), where: Path | None = None
+) -> JobSpec:
+    """A spec from its text. Relative paths in it start at the spec's folder, those in overrides at `where`.
+
+    where: the folder in which the overrides were typed; unset: the current one
+    """
+    where = where or Path.cwd()
     try:
         written = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise SpecError([_syntax_problem(text, path, str(error))]) from error
     given = [_parse_override(override) for override in overrides]
-    base = path.parent if path else Path.cwd()
+    base = path.parent if path else where
     site = load_site(_site_name(written, given), base)
     valid, problems = _validate(_merged(site.under(written), given), given)
     written_keys = {(table, key) for table in valid.model_fields_set for key in getattr(valid, table).model_fields_set}
@@ -96,7 +120,7 @@ def parse_spec(text: str, *, path: Path | None = None, overrides: Sequence[str] 
     values = {name: _written_values(getattr(valid, name)) for name in TABLES}
     for table, key in _INPUT_PATHS:
         if values[table].get(key) is not None:
-            start = Path.cwd() if (table, key) in overridden else base
+            start = where if (table, key) in overridden else base
             if site.path is not None and (table, key) in from_site:
                 start = site.path.parent
             values[table][key] = str(start / Path(values[table][key]).expanduser())
@@ -109,17 +133,20 @@ def parse_spec(text: str, *, path: Path | None = None, overrides: Sequence[str] 
     problems += _joint_problems(values, named=[problem.partition(" ")[0].rstrip(":") for problem in problems])
     if problems:
         raise SpecError(problems)
-    start = Path.cwd() if ("data", "scans") in overridden else base
-    values["data"] = _one_scan(values["data"], start)
+    scans = _scans(values, where if ("data", "scans") in overridden else base)
+    if "data.scans" in sources:
+        sources["data.scan"] = sources.pop("data.scans")
     bundle = values["model"].pop("bundle", None)
     return JobSpec(
         path=path,
         text=text,
         job=JobTable(**values["job"]),
         data=DataTable(**values["data"]),
+        scans=scans,
         bundle=Path(bundle) if bundle else None,
         model=values["model"],
         training=values["training"],
+        synthetic=values["synthetic"],
         refine=values["refine"],
         execution=values["execution"],
         resources=ResourcesTable(**values["resources"]),
@@ -218,9 +245,7 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
     problems = []
     engine = values["job"].get("engine", JobTable().engine)
     refine = values["refine"].get("engine")
-    if engine in KNOWN_ELSEWHERE:
-        problems.append(f"job.engine = {shown(engine)}: this version has no such engine. It has: {_engines()}.")
-    elif engine not in job_engines():
+    if engine not in job_engines():
         near = closest(engine, job_engines())
         hint = f' Did you mean "{near}"?' if near else ""
         problems.append(f"job.engine = {shown(engine)}: must be one of {_engines()}.{hint}")
@@ -239,11 +264,41 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
                 f'model.bundle: engine {shown(engine)} uses no network. Set job.engine = "pinn", or leave it out.'
             )
     scan, scans = values["data"].get("scan"), values["data"].get("scans")
-    if scan is None and scans is None and not {"data.scan", "data.scans", "scan"} & set(named):
+    is_synthetic = values["data"].get("source") == SYNTHETIC
+    problems += _synthetic_problems(values, engine, is_synthetic)
+    if scan is None and scans is None and not is_synthetic and not {"data.scan", "data.scans", "scan"} & set(named):
         problems.append('data.scan: missing. Name the scan file: scan = "path/to/scan.h5".')
     if scan is not None and scans is not None:
         problems.append("data.scan and data.scans: only one of them may be given.")
+    return problems + _series_problems(values, engine)
+
+
+def _series_problems(values: Mapping[str, Mapping[str, Any]], engine: str) -> list[str]:
+    """What is wrong about the network of several scans."""
+    problems = []
+    train, scans = values["data"].get("train"), values["data"].get("scans")
+    if scans is not None and values["data"].get("source") == SYNTHETIC:
+        problems.append(
+            'data.source = "synthetic": not with data.scans. Train such a network first'
+            " (ptycho run jobs/pretrain.toml), then name its run in model.bundle."
+        )
+    if train is not None and scans is None:
+        problems.append(f"data.train = {shown(train)}: only for several scans (data.scans). One scan trains its own.")
+    if train is not None and values["model"].get("bundle"):
+        problems.append("data.train and model.bundle: only one of them may be given. A trained model is not trained.")
+    if train is not None and engine in job_engines() and engine != NETWORK:
+        problems.append(f"data.train = {shown(train)}: engine {shown(engine)} uses no network, which could be trained.")
     return problems
+
+
+def _synthetic_problems(values: Mapping[str, Mapping[str, Any]], engine: str, is_synthetic: bool) -> list[str]:
+    if is_synthetic and engine != NETWORK:
+        return [f'data.source = "synthetic": engine {shown(engine)} trains no network. Set job.engine = "pinn".']
+    if is_synthetic and values["model"].get("architecture") == LINEAR:
+        return ['model.architecture = "linear": has nothing to train. Choose another, or leave data.source out.']
+    if values["synthetic"] and not is_synthetic:
+        return ['synthetic: the table is for data.source = "synthetic". Set that, or leave the table out.']
+    return []
 
 
 def _network_problems(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
@@ -260,22 +315,21 @@ def _engines() -> str:
     return ", ".join(shown(name) for name in job_engines())
 
 
-def _one_scan(data: Mapping[str, Any], start: Path) -> dict[str, Any]:
-    """The data table with the one file that data.scans matches as data.scan."""
-    rest = {key: value for key, value in data.items() if key != "scans"}
+def _scans(values: dict[str, dict[str, Any]], start: Path) -> tuple[Path, ...]:
+    """The files of a series; none when data.scans names a single one, which is then moved to data.scan."""
+    data = values["data"]
     if "scans" not in data:
-        return rest
-    found = sorted({match for pattern in data["scans"] for match in _matches(start / Path(pattern).expanduser())})
-    if not found:
-        raise DataError(f"data.scans = {shown(data['scans'])}: no file in {start} matches.")
-    if len(found) > 1:
+        return ()
+    found = matching_scans(data.pop("scans"), start)
+    if len(found) == 1 and "train" not in data:
+        data["scan"] = str(found[0])
+        return ()
+    is_network = values["job"].get("engine", NETWORK) == NETWORK
+    if is_network and not values["model"].get("bundle") and "train" not in data:
         raise SpecError(
-            [f"data.scans matches {len(found)} files; a run takes one scan. Run each: --set data.scan={found[0]}"]
+            [
+                f"data.train: missing. The {len(found)} scans share one network; name the scan that it is trained on"
+                f' (train = "{found[0].name}"), or a trained one in model.bundle.'
+            ]
         )
-    return {**rest, "scan": found[0]}
-
-
-def _matches(pattern: Path) -> list[str]:
-    """The files that an absolute pattern matches."""
-    root = Path(pattern.anchor)
-    return [str(path) for path in root.glob(str(pattern.relative_to(root)))]
+    return tuple(found)

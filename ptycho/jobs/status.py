@@ -27,6 +27,7 @@ class RunStatus:
     """What `ptycho status` shows; the keys of its JSON.
 
     status: created, starting, running, finished, failed, cancelled, or died (its processes are gone without a word)
+    part_done: 0 to 1, of a stage that has no epochs
     stages: stage → "done", "running" or, when the run stands still, "unfinished"; stages not listed wait
     slurm:  what Slurm says of the job of an unfinished run: state, reason, nodes, restarts, meaning
     """
@@ -48,6 +49,7 @@ class RunStatus:
     result: dict[str, Any] = field(default_factory=dict)
     next_step: str = ""
     slurm: dict[str, object] | None = None
+    part_done: float | None = None
 
     @property
     def is_going(self) -> bool:
@@ -59,12 +61,15 @@ class RunStatus:
         return asdict(self)
 
 
-def read_status(folder: RunFolder) -> RunStatus:
-    """The state of a run now."""
+def read_status(folder: RunFolder, job: ClusterJob | None = None) -> RunStatus:
+    """The state of a run now.
+
+    job: what Slurm says of its job, where that has been asked already
+    """
     state = folder.read_state()
     launch = Launch.read(folder)
     status, error = str(state["status"]), (state.get("error") or {}).get("message")
-    job = cluster_job(folder) if status not in (CREATED, FINISHED) else None
+    job = (job or cluster_job(folder)) if status not in (CREATED, FINISHED) else None
     if job is not None and job.state != UNKNOWN:
         status, error = _with_slurm(folder, job, status, error)
     elif status in (STARTING, RUNNING) and not _may_be_alive(folder, launch):
@@ -115,7 +120,7 @@ def _may_be_alive(folder: RunFolder, launch: Launch | None) -> bool:
 def _progress(folder: RunFolder, stage: str | None, *, is_going: bool) -> dict[str, Any]:
     rows = [row for row in read_lines(folder.metrics_path) if row["stage"] == stage]
     if not rows:
-        return {}
+        return {"part_done": _part_done(folder, stage) if is_going and stage else None}
     last = rows[-1]
     numbers = {key: value for key, value in last.items() if key not in ("time", "stage", "epoch", "n_epochs")}
     known = {"epoch": last["epoch"], "n_epochs": last["n_epochs"], "numbers": numbers}
@@ -128,10 +133,20 @@ def _progress(folder: RunFolder, stage: str | None, *, is_going: bool) -> dict[s
     return {**known, "seconds_per_epoch": round(per_epoch, 3), "seconds_left": round(left, 1)}
 
 
+def _part_done(folder: RunFolder, stage: str) -> float | None:
+    """What a stage without epochs last told of its loop."""
+    told = [event for event in read_lines(folder.events_path) if event.get("stage") == stage]
+    last = told[-1] if told else {}
+    return last["done"] / max(1, last["total"]) if last.get("event") == "progress" else None
+
+
 def _next_step(folder: RunFolder, status: str, job: ClusterJob | None) -> str:
     """The command that most people will want next."""
-    if job is not None and job.is_over and status == FAILED:
+    is_in_queue = job is not None and (job.is_waiting or job.state == UNKNOWN)
+    if job is not None and ((job.is_over and status == FAILED) or (is_in_queue and status in (STARTING, RUNNING))):
         return job.next_step(folder.path)
+    if status == FINISHED and list(folder.read_state()["stages"]) == ["train"]:
+        return f"ptycho reconstruct SCAN --model {folder.path}"
     return {
         CREATED: f"ptycho resume {folder.path}",
         STARTING: f"ptycho status {folder.path}",

@@ -12,8 +12,17 @@ from ptycho.data.formats.data_keys import DataKeys
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.data.orientation import Axes
 
-_OPTION = r"^--[a-z][a-z-]*(=\S.*)?$"
-_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+# Pattern → what it asks for, in words.
+OPTION_PATTERN = r"^--[a-z][a-z-]*(=\S.*)?$"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
+BIND_PATTERN = r"^[^:,]+(:[^:,]*(:(ro|rw))?)?$"
+VARIABLE_PATTERN = r"^[A-Za-z_][A-Za-z0-9_]*\*?$"
+PATTERNS = {
+    OPTION_PATTERN: "one option: --name or --name=value",
+    NAME_PATTERN: "made of letters, digits, points, dashes and underscores",
+    BIND_PATTERN: "a folder, or folder:folder-inside, or folder:folder-inside:ro",
+    VARIABLE_PATTERN: "the name of a variable, or its beginning and *",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +31,7 @@ class JobTable:
 
     name: Annotated[
         str | None,
-        Field(pattern=_NAME, description="Name of the run; the run folder begins with it. Unset: the scan's."),
+        Field(pattern=NAME_PATTERN, description="Name of the run; the run folder begins with it. Unset: the scan's."),
     ] = None
     engine: Annotated[
         str,
@@ -40,13 +49,28 @@ class JobTable:
 class DataTable:
     """What to reconstruct."""
 
+    source: Annotated[
+        Literal["scan", "synthetic"],
+        Field(
+            description="What a network is trained on: the scan, or random scenes that are simulated on the device"
+            ' while it trains (see [synthetic]). With "synthetic" scan may be left out; the network is then tried on a'
+            " simulated scan."
+        ),
+    ] = "scan"
     scan: Annotated[
         str | None,
         Field(description="The scan file, relative to the spec file; its format is recognised by its content."),
     ] = None
     scans: Annotated[
         list[str] | None,
-        Field(min_length=1, description="Instead of scan: file names and patterns that match exactly one file."),
+        Field(
+            min_length=1,
+            description="Instead of scan: file names and patterns. Every file that they match gets a run of its own.",
+        ),
+    ] = None
+    train: Annotated[
+        str | None,
+        Field(description="With scans and no model.bundle: the scan on which the network for all of them is trained."),
     ] = None
     positions: Annotated[
         str | None,
@@ -204,6 +228,14 @@ class ResourcesTable:
             " when a node or a process died.",
         ),
     ] = 20
+    max_parallel_scans: Annotated[
+        int | None,
+        Field(
+            ge=1,
+            description="How many scans of data.scans are worked on at once. Unset: one on this machine, in Slurm as"
+            " many as the queue allows.",
+        ),
+    ] = None
     warning_s: Annotated[
         int,
         Field(ge=1, description="Seconds before the time limit at which the run saves its state and asks to go on."),
@@ -213,7 +245,7 @@ class ResourcesTable:
         Field(description='Lines of shell before the ranks start: ["module load python", "export NCCL_DEBUG=WARN"].'),
     ] = None
     extra_sbatch: Annotated[
-        list[Annotated[str, Field(pattern=_OPTION)]] | None,
+        list[Annotated[str, Field(pattern=OPTION_PATTERN)]] | None,
         Field(description='Further options of sbatch: ["--switches=1", "--licenses=scratch"].'),
     ] = None
 
@@ -223,10 +255,26 @@ class ContainerTable:
     """The container in which the ranks run."""
 
     image: Annotated[
-        str | None, Field(description="Apptainer image, relative to the spec file. Unset: this environment.")
+        str | None,
+        Field(description="Apptainer image, a file or a folder, relative to the spec file. Unset: this environment."),
     ] = None
     binds: Annotated[
-        list[str] | None, Field(description='Folders to show inside, as Apptainer writes them: "/data:/data:ro".')
+        list[Annotated[str, Field(pattern=BIND_PATTERN)]] | None,
+        Field(
+            description='Further folders to show inside, as Apptainer writes them: "/data:/data:ro". The folders of'
+            " scan, mask and model (to read) and the run's own are shown anyway."
+        ),
+    ] = None
+    arguments: Annotated[
+        list[Annotated[str, Field(pattern=OPTION_PATTERN)]] | None,
+        Field(description='Further options of "apptainer exec": ["--no-privs", "--no-mount=home"].'),
+    ] = None
+    environment: Annotated[
+        list[Annotated[str, Field(pattern=VARIABLE_PATTERN)]] | None,
+        Field(
+            description='Further variables of the machine that go in, by name or pattern: ["MIOPEN_*"]. Those of'
+            " Slurm, MPI, GPUs, networks and threads do anyway; PYTHONPATH, conda's and others stay outside."
+        ),
     ] = None
 
 

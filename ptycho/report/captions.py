@@ -27,6 +27,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Every dot is a scan position, coloured by how badly its frame is explained: a group of bright dots points at a"
         " wrong position, a drift or a beam dump.",
     ),
+    "patch_confidence": (
+        "Agreement of patches",
+        "How far the first image's overlapping patches agree on their phase, 1 at most: dark dots are patches that"
+        " their neighbours contradict, and that counted less in the first image.",
+    ),
     "coverage": (
         "Coverage",
         "Light that every part of the object saw, summed over the scan; only the outlined region is scored and shown.",

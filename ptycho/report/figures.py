@@ -76,12 +76,21 @@ def _styled(draw: Callable[P, R]) -> Callable[P, R]:
 @_styled
 def object_phase(image: NDArray[np.complexfloating], region: Region, pixel_m: Pixel | None = None) -> bytes:
     """The object's phase (y, x) in the scanned region, its ramp taken out. pixel_m: (height, width) or None."""
-    flat = remove_ramp(image, region).image
     figure, (axes,) = _figure(1, 6.4, 5.6)
-    phase, color_map, limits = _shown_phase(flat, region)
+    phase, color_map, limits = _shown_phase(remove_ramp(image, region).image, region)
     _show(figure, axes, phase, region, pixel_m, color_map, limits, "Phase (rad)")
     axes.set_title("Object phase, linear ramp removed")
     return _png(figure)
+
+
+def thumbnail(image: NDArray[np.complexfloating], region: Region, width_px: int = 176) -> bytes:
+    """The phase (y, x) of the scanned region as a square picture without axes, for tables of many runs."""
+    phase, color_map, limits = _shown_phase(remove_ramp(image, region).image, region)
+    figure = Figure(figsize=(1, 1), facecolor=_OUTSIDE)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(_inside(phase, region), cmap=_map(color_map), norm=Normalize(*limits), interpolation="antialiased")
+    axes.set_axis_off()
+    return _png(figure, dpi=width_px)
 
 
 @_styled
@@ -133,18 +142,36 @@ def diffraction(
 def frame_residuals(
     positions_px: NDArray[np.float64], frame_r_factor: NDArray[np.floating], pixel_m: Pixel | None = None
 ) -> bytes:
-    """Scan positions (position, 2) coloured by each frame's R-factor."""
+    """Scan positions (position, 2) coloured by each frame's R-factor, the worst on top."""
+    order = np.argsort(frame_r_factor)
+    return _by_position(positions_px, frame_r_factor, order, pixel_m, "R-factor of the frame", "Residual of each frame")
+
+
+@_styled
+def patch_confidence(
+    positions_px: NDArray[np.float64], confidence: NDArray[np.floating], pixel_m: Pixel | None = None
+) -> bytes:
+    """Scan positions (position, 2) coloured by how far each patch's neighbours agree with it, 0 to 1, worst on top."""
+    order = np.argsort(-confidence)
+    return _by_position(positions_px, confidence, order, pixel_m, "Confidence of the patch", "Agreement of patches")
+
+
+def _by_position(
+    positions_px: NDArray[np.float64],
+    values: NDArray[np.floating],
+    order: NDArray[np.intp],
+    pixel_m: Pixel | None,
+    label: str,
+    title: str,
+) -> bytes:
     figure, (axes,) = _figure(1, 6.0, 5.0)
-    size = _marker_size(len(positions_px))
     y, x, unit = in_unit(positions_px, pixel_m)
-    low, high = colour_limits(frame_r_factor, 0.02)
-    worst_last = np.argsort(frame_r_factor)
-    shown = axes.scatter(
-        x[worst_last], y[worst_last], size, frame_r_factor[worst_last], cmap="viridis", vmin=low, vmax=high, lw=0
-    )
-    figure.colorbar(shown, ax=axes, label="R-factor of the frame", shrink=0.85, extend="both")
+    low, high = colour_limits(values, 0.02)
+    size = _marker_size(len(positions_px))
+    shown = axes.scatter(x[order], y[order], size, values[order], cmap="viridis", vmin=low, vmax=high, lw=0)
+    figure.colorbar(shown, ax=axes, label=label, shrink=0.85, extend="both")
     _position_axes(axes, unit)
-    axes.set_title("Residual of each frame")
+    axes.set_title(title)
     return _png(figure)
 
 
@@ -284,10 +311,16 @@ def _figure(n_panels: int, width_in: float, height_in: float) -> tuple[Figure, l
     return figure, list(grid[:n_panels])
 
 
-def _png(figure: Figure) -> bytes:
+def _inside(values: NDArray[np.floating], region: Region) -> NDArray[np.floating]:
+    """The values cropped to the region, NaN where they are not in it."""
+    rows, columns = (slice(int(w.min()), int(w.max()) + 1) for w in np.nonzero(region))
+    return np.where(region, values, np.nan)[rows, columns]
+
+
+def _png(figure: Figure, dpi: int = _DPI) -> bytes:
     buffer = io.BytesIO()
     FigureCanvasAgg(figure)
-    figure.savefig(buffer, dpi=_DPI, metadata={"Software": None})
+    figure.savefig(buffer, dpi=dpi, metadata={"Software": None})
     return buffer.getvalue()
 
 
@@ -316,8 +349,7 @@ def _show(
     label: str | None,
 ) -> None:
     """An image cropped to the scanned region, grey outside it, with a scale bar and a colour bar."""
-    rows, columns = (slice(int(w.min()), int(w.max()) + 1) for w in np.nonzero(region))
-    inside = np.where(region, values, np.nan)[rows, columns]
+    inside = _inside(values, region)
     shown = axes.imshow(inside, cmap=_map(color_map), norm=Normalize(*limits))
     if label is not None:
         _bar(figure, axes, shown, label)

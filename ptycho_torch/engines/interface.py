@@ -63,9 +63,13 @@ class Engine(Protocol):
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that the next epoch depends on: tensors that are copies, equal on every rank."""
+        """All that the next epoch depends on and every rank holds alike: tensors that are copies."""
         ...
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Go on where `state_dict` was taken, exactly. Raises ValueError when the state is of another problem."""
+    def frame_state_dict(self) -> dict[str, Tensor]:
+        """What the next epoch depends on of this rank's own frames: copies (owned frame, …), in their order."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor], frame_state: dict[str, Tensor] | None = None) -> None:
+        """Go on where the states were taken, exactly. Raises ValueError when they are of another problem."""
         ...

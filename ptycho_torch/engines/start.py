@@ -12,7 +12,6 @@ from torch import Tensor
 from ptycho.parallel import Ranks
 from ptycho_torch.engines.problem import Problem
 from ptycho_torch.physics.patches import accumulate_pattern
-from ptycho_torch.physics.propagate import far_field
 
 # Power of each added mode relative to the first: enough to break the symmetry, too little to do harm.
 _ADDED_MODE_POWER = 0.02
@@ -34,7 +33,7 @@ def start_probe(probe: NDArray[np.complex64], problem: Problem, n_modes: int | N
     modes = torch.as_tensor(probe, dtype=torch.complex64, device=problem.device).clone()
     if n_modes is not None:
         modes = with_modes(modes, n_modes)
-    seen = far_field(modes).abs().square()
+    seen = problem.propagator.forward(modes).abs().square()
     if problem.good is not None:
         seen = seen * problem.good
     counts = float(seen.sum(dtype=torch.float64))

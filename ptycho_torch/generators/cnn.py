@@ -22,6 +22,8 @@ class CorrectionCNN(nn.Module):
     makes jointly for the group, so one network serves every group size. Group normalisation does not mix frames.
     """
 
+    n_steps = 1
+
     def __init__(self, input_channels: int, width: int, head: Head, max_width: int | None = None) -> None:
         super().__init__()
         widths = [min(width * factor, max_width or width * factor) for factor in (1, 2, 4, 4)]
@@ -29,7 +31,7 @@ class CorrectionCNN(nn.Module):
             _block(before, after) for before, after in zip([input_channels, *widths[:-1]], widths, strict=True)
         )
         self.bridges = nn.ModuleList(nn.Conv2d(widths[i + 1], widths[i], 1) for i in range(LEVELS - 1))
-        self.decoders = nn.ModuleList(_layer(widths[i], widths[i]) for i in range(LEVELS - 1))
+        self.decoders = nn.ModuleList(layer(widths[i], widths[i]) for i in range(LEVELS - 1))
         self.last = nn.Conv2d(widths[0], 2, 3, padding=1)
         # At the start the correction is zero, so training begins at the physics, with O ≈ 1.
         nn.init.zeros_(self.last.weight)
@@ -42,7 +44,7 @@ class CorrectionCNN(nn.Module):
         head = build_head(config.generator_output_mode, config.amp_activation)
         return cls(input_channels, CHANNELS_PER_SCALE * config.n_filters_scale, head, config.max_hidden_channels)
 
-    def forward(self, features: Tensor) -> Tensor:
+    def forward(self, features: Tensor, step: int = 0) -> Tensor:
         """features: (batch, frame, channel, y, x), y and x multiples of 8; returns (batch, frame, y, x) complex64."""
         change = self._change(features.flatten(0, 1)).float()
         change = change.view(*features.shape[:2], *change.shape[1:])
@@ -52,28 +54,30 @@ class CorrectionCNN(nn.Module):
     def _change(self, x: Tensor) -> Tensor:
         skips = []
         for level, encode in enumerate(self.encoders):
-            x = encode(x if level == 0 else _halve(x))
+            x = encode(x if level == 0 else halve(x))
             skips.append(x)
         for level in reversed(range(LEVELS - 1)):
-            x = self.decoders[level](skips[level] + _double(self.bridges[level](x)))
+            x = self.decoders[level](skips[level] + double(self.bridges[level](x)))
         change: Tensor = self.last(x)
         return change
 
 
-def _layer(before: int, after: int) -> nn.Sequential:
+def layer(before: int, after: int) -> nn.Sequential:
+    """A 3 × 3 convolution, normalised over groups of channels of one frame, and GELU."""
     groups = next(n for n in (8, 4, 2, 1) if after % n == 0)
     return nn.Sequential(nn.Conv2d(before, after, 3, padding=1), nn.GroupNorm(groups, after), nn.GELU())
 
 
 def _block(before: int, after: int) -> nn.Sequential:
-    return nn.Sequential(_layer(before, after), _layer(after, after))
+    return nn.Sequential(layer(before, after), layer(after, after))
 
 
-def _halve(x: Tensor) -> Tensor:
+def halve(x: Tensor) -> Tensor:
+    """Means of 2 × 2 pixels."""
     return functional.avg_pool2d(x, 2)
 
 
-def _double(x: Tensor) -> Tensor:
+def double(x: Tensor) -> Tensor:
     """Nearest-neighbour enlargement by copying, whose gradient is deterministic on every device."""
     n, channels, height, width = x.shape
     wide = x[:, :, :, None, :, None].expand(n, channels, height, 2, width, 2)

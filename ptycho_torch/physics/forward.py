@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ptycho_torch.physics.propagate import far_field
+from ptycho_torch.physics.propagate import Propagator
 
 
 def illuminate(probe: Tensor, patches: Tensor) -> Tensor:
@@ -23,6 +23,9 @@ def intensity(detector_waves: Tensor) -> Tensor:
     return torch.view_as_real(detector_waves).square().sum(-1).sum(-3)
 
 
-def expected_counts(probe: Tensor, patches: Tensor) -> Tensor:
-    """Expected counts (position, y, x), FFT order, of object patches (position, y, x) under a probe (mode, y, x)."""
-    return intensity(far_field(illuminate(probe, patches)))
+def expected_counts(probe: Tensor, patches: Tensor, propagator: Propagator | None = None) -> Tensor:
+    """Expected counts (position, y, x) of object patches (position, y, x) under a probe ([position,] mode, y, x).
+
+    propagator: None is the far field, whose counts are in FFT order
+    """
+    return intensity((propagator or Propagator()).forward(illuminate(probe, patches)))

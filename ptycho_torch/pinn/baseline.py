@@ -9,13 +9,14 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from ptycho.parallel import Ranks
 from ptycho_torch.pinn.datamodule import GroupDataModule
 from ptycho_torch.pinn.module import GroupBatch, PtychoPINN
+from ptycho_torch.pinn.synthetic import SyntheticDataModule
 
 # Enough to tell a trained network from a collapsed one where no frames are held out.
 MOST_BATCHES = 16
 
 
 @torch.no_grad()
-def final_metrics(module: PtychoPINN, data: GroupDataModule, ranks: Ranks) -> dict[str, float]:
+def final_metrics(module: PtychoPINN, data: GroupDataModule | SyntheticDataModule, ranks: Ranks) -> dict[str, float]:
     """Loss and deviance per pixel, over all ranks, of the network, of the physics-made guess and of a constant object.
 
     Measured on held-out frames where there are any, else on some batches of training frames.
@@ -38,8 +39,8 @@ def final_metrics(module: PtychoPINN, data: GroupDataModule, ranks: Ranks) -> di
 
 
 def _add_batch(sums: np.ndarray[tuple[int, ...], np.dtype[np.float64]], module: PtychoPINN, batch: GroupBatch) -> None:
-    patches = module.network(batch.counts, batch.positions_px)
-    guess = module.network.guess(batch.counts, batch.positions_px)
+    patches = module.network(batch.counts, batch.positions_px, probes=batch.probes)
+    guess = module.network.guess(batch.counts, batch.positions_px, probes=batch.probes)
     present = (batch.share > 0).double()
     for row, candidate in enumerate((patches, guess, torch.ones_like(patches))):
         losses = module.losses_of(candidate, batch)

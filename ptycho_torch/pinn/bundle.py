@@ -17,6 +17,7 @@ from torch import Tensor
 from ptycho.config.config import ModelConfig, validate_model_config
 from ptycho.errors import ModelError
 from ptycho.whole_file import whole_file
+from ptycho_torch.pinn.card import ModelCard
 from ptycho_torch.pinn.network import PtychoNetwork
 from ptycho_torch.pinn.trained import TrainedModel
 
@@ -37,8 +38,8 @@ def save_bundle(model: TrainedModel, directory: Path) -> Path:
     """Write the model to `wts.h5.zip` in a directory, whole or not at all. Returns the archive's path."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / ARCHIVE_NAME
-    manifest = json.dumps(_manifest(model), indent=1)
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    facts, weights = to_parts(model)
+    manifest = json.dumps(facts, indent=1)
     with whole_file(path) as temporary, zipfile.ZipFile(temporary, "w", zipfile.ZIP_STORED) as archive:
         for name, content in ((MANIFEST_NAME, manifest.encode()), (WEIGHTS_NAME, save(weights))):
             # A fixed time stamp: the same model gives the same bytes.
@@ -53,17 +54,36 @@ def load_bundle(path: Path) -> TrainedModel:
     """
     manifest_bytes, weights_bytes = _read_members(path)
     try:
-        manifest = json.loads(manifest_bytes)
+        manifest, weights = json.loads(manifest_bytes), load(weights_bytes)
+    except (ValueError, SafetensorError) as error:
+        raise _unusable(path, error) from error
+    return from_parts(manifest, weights, path)
+
+
+def to_parts(model: TrainedModel) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """A model as JSON-like facts and as tensors on the CPU, from which `from_parts` makes it again, exactly."""
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.network.state_dict().items()}
+    return _manifest(model), weights
+
+
+def from_parts(manifest: dict[str, Any], weights: dict[str, Tensor], source: Path) -> TrainedModel:
+    """The model of these parts. source: the file they are from. Raises ModelError when they make no model."""
+    try:
         config = _model_config(manifest["config"]["model"])
-        weights = load(weights_bytes)
         network = _empty_network(config, weights, float(manifest["config"]["mean_photons"]))
         network.load_state_dict(weights)
         network.window = int(manifest["config"]["window"])
         metrics, history = manifest["config"]["metrics"], manifest["config"]["history"]
-    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ModelError(f"{path} holds no usable model ({reason}); train it again or copy it again.") from error
-    return TrainedModel(network.eval(), metrics, history)
+        card = manifest["config"].get("card")
+        known = None if card is None else ModelCard.from_json(card)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise _unusable(source, error) from error
+    return TrainedModel(network.eval(), metrics, history, known)
+
+
+def _unusable(path: Path, error: Exception) -> ModelError:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    return ModelError(f"{path} holds no usable model ({reason}); train it again or copy it again.")
 
 
 def _manifest(model: TrainedModel) -> dict[str, Any]:
@@ -81,6 +101,7 @@ def _manifest(model: TrainedModel) -> dict[str, Any]:
             "window": model.window,
             "metrics": model.metrics,
             "history": model.history,
+            "card": None if model.card is None else asdict(model.card),
         },
     }
 

@@ -7,8 +7,10 @@ from typing import Any
 
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from ptycho.parallel import Ranks
+from ptycho_torch.pinn.gradient_mean import rank_ordered_mean
 
 
 class RanksEnvironment(ClusterEnvironment):
@@ -56,10 +58,20 @@ class RanksEnvironment(ClusterEnvironment):
         return self._ranks.rank
 
 
-def ranks_options(ranks: Ranks) -> dict[str, Any]:
+class RepeatableDDP(DDPStrategy):
+    """Lightning's DDP with gradients that do not depend on when a run was interrupted."""
+
+    def configure_ddp(self) -> None:
+        """Wrap the module; Lightning's own option for communication hooks is read on GPUs only."""
+        super().configure_ddp()
+        assert isinstance(self.model, DistributedDataParallel)
+        self.model.register_comm_hook(None, rank_ordered_mean)
+
+
+def ranks_options(ranks: Ranks, *, is_deterministic: bool) -> dict[str, Any]:
     """Trainer options for these ranks. Any: they are keyword arguments of many types.
 
     With more than one rank torch's process group must exist already; Lightning adopts it.
     """
-    strategy: Any = "auto" if ranks.size == 1 else DDPStrategy()
+    strategy: Any = "auto" if ranks.size == 1 else RepeatableDDP() if is_deterministic else DDPStrategy()
     return {"plugins": [RanksEnvironment(ranks)], "strategy": strategy, "num_nodes": ranks.size}

@@ -30,10 +30,13 @@ def smoothness_loss(patches: Tensor, illumination: Tensor) -> Tensor:
 
 
 def object_mae(patches: Tensor, truth: Tensor, illumination: Tensor) -> Tensor:
-    """Mean |o·e^{iφ} − t| (position,) under the illumination (y, x), each patch's global phase φ free."""
+    """Mean |o·e^{iφ} − t| (position,), each patch's global phase φ free.
+
+    illumination: (y, x) or (position, y, x), the weight of each pixel
+    """
     inner = (patches.conj() * truth * illumination).sum((-2, -1), keepdim=True)
     phasor = (inner / inner.abs().clamp(min=EPSILON)).detach()
-    return ((patches * phasor - truth).abs() * illumination).sum((-2, -1)) / illumination.sum()
+    return ((patches * phasor - truth).abs() * illumination).sum((-2, -1)) / illumination.sum((-2, -1))
 
 
 def _amplitude_mae(counts: Tensor, expected: Tensor, mask: Tensor | None) -> Tensor:

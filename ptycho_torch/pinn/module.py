@@ -25,12 +25,16 @@ class GroupBatch(NamedTuple):
     share:        (group,) float32: 1 over the number of groups in the whole batch; 0 for a stand-in where a rank
                   has no group of the batch, because every rank has to take part in every step
     truth:        (group, frame, y, x) complex64 patches of the lit window, or None
+    probes:       (group, frame, mode, y, x) the probes that the network is told, or None: its own for all
+    true_probes:  the same shape, the probes that made the counts where they are others than the network is told
     """
 
     counts: Tensor
     positions_px: Tensor
     share: Tensor
     truth: Tensor | None
+    probes: Tensor | None = None
+    true_probes: Tensor | None = None
 
 
 class PtychoPINN(LightningModule):
@@ -50,7 +54,9 @@ class PtychoPINN(LightningModule):
         gradient_clip: tuple[float | None, str] = (None, "norm"),
         steps_per_epoch: int = 1,
         n_ranks: int = 1,
+        own_probe: bool = True,
     ) -> None:
+        """own_probe: whether the counts are of the network's own probe, and not of others that a batch brings."""
         super().__init__()
         self.network = network
         self.config = config
@@ -59,32 +65,34 @@ class PtychoPINN(LightningModule):
         self._steps_per_epoch, self._n_ranks = steps_per_epoch, n_ranks
         self.sums = torch.zeros(6, dtype=torch.float64)
         network.make_trainable(
-            probe=config.probe_trainable and not self.supervised,
-            intensity=config.intensity_scale_trainable and not self.supervised,
+            probe=config.probe_trainable and own_probe and not self.supervised,
+            intensity=config.intensity_scale_trainable and own_probe and not self.supervised,
         )
 
     def losses(self, batch: GroupBatch) -> tuple[Tensor, Tensor]:
         """Loss and deviance per pixel, each (group,)."""
-        patches = self.network(batch.counts, batch.positions_px)
+        patches = self.network(batch.counts, batch.positions_px, probes=batch.probes)
         return self.losses_of(patches, batch)
 
     def losses_of(self, patches: Tensor, batch: GroupBatch) -> tuple[Tensor, Tensor]:
         """The same for given patches (group, frame, y, x): the generator's own, the truth or a constant."""
         network, shape = self.network, patches.shape[:2]
         counts, flat = batch.counts.flatten(0, 1), patches.flatten(0, 1)
-        expected = network.predict(patches).flatten(0, 1)
+        light = batch.probes if batch.true_probes is None else batch.true_probes
+        weight = network.weight_of(light)
+        expected = network.predict(patches, probes=light).flatten(0, 1)
         deviance = poisson_deviance(counts, expected.detach(), network.mask)
         weights = self.config
         if self.supervised:
             assert batch.truth is not None
-            loss = object_mae(flat, batch.truth.flatten(0, 1), network.weight)
+            loss = object_mae(flat, batch.truth.flatten(0, 1), weight)
         else:
             loss = data_loss(weights, counts, expected, network.mask)
             if weights.realspace_mae_weight and batch.truth is not None:
                 truth = batch.truth.flatten(0, 1)
-                loss = loss + weights.realspace_mae_weight * object_mae(flat, truth, network.weight)
+                loss = loss + weights.realspace_mae_weight * object_mae(flat, truth, weight)
         if weights.realspace_weight:
-            loss = loss + weights.realspace_weight * smoothness_loss(flat, network.weight)
+            loss = loss + weights.realspace_weight * smoothness_loss(flat, weight)
         return loss.view(shape).mean(1), deviance.view(shape).mean(1)
 
     def training_step(self, batch: GroupBatch, index: int) -> Tensor:

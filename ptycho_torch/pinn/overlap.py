@@ -29,7 +29,8 @@ def group_windows(positions_px: Tensor, width: int) -> tuple[Windows, tuple[int,
 def agree(patches: Tensor, positions_px: Tensor, weight: Tensor, phases_free: bool = True) -> Tensor:
     """Each patch replaced by its group's weighted mean under it.
 
-    patches: (batch, frame, y, x) complex; positions_px: (batch, frame, 2); weight: (y, x), the probe's intensity.
+    patches: (batch, frame, y, x) complex; positions_px: (batch, frame, 2); weight: (y, x) or
+    (batch · frame, y, x), the probe's intensity.
     With `phases_free` the patches' global phases, which no single frame can know, are made to agree first and each
     result keeps the phase of its own patch: no likelihood depends on them.
     """
@@ -42,7 +43,7 @@ def agree(patches: Tensor, positions_px: Tensor, weight: Tensor, phases_free: bo
     turned = flat if phasors is None else flat * phasors
     total = add_patches(turned * weight, windows, shape)
     cover = add_patches(weight.expand(flat.shape).contiguous(), windows, shape)
-    floor = SELF_WEIGHT * weight.max()
+    floor = SELF_WEIGHT * weight.amax((-2, -1), keepdim=True)
     mean = (extract_patches(total, windows) + floor * turned) / (extract_patches(cover, windows) + floor)
     if phasors is not None:
         mean = mean * phasors.conj()

@@ -103,10 +103,7 @@ class TrainingWatch(Callback):
         flags = np.array([not bool(torch.isfinite(outputs["loss"])), is_late], np.float64)
         self._ranks.all_sum(flags)
         if flags[0]:
-            raise WorkError(
-                f"The training loss is not a finite number in epoch {state.epoch + 1}, batch {state.batch};"
-                " lower execution.learning_rate or set training.gradient_clip_val = 1. The last checkpoint is kept."
-            )
+            raise _diverged(f"loss is not a finite number in epoch {state.epoch + 1}, batch {state.batch}")
         stopping = self._should_stop()
         # Gradients that still accumulate are in no checkpoint; the end of an epoch is saved with its validation.
         between_steps = state.batch % trainer.accumulate_grad_batches == 0
@@ -114,6 +111,13 @@ class TrainingWatch(Callback):
             self._save(trainer, pl_module)
             if stopping:
                 raise CancelledError(f"Training was stopped in epoch {state.epoch + 1}; its state is saved.")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell other callbacks the loss on held-out groups, as `val_loss`, before the epoch ends."""
+        assert isinstance(pl_module, PtychoPINN)
+        sums = pl_module.sums[3:].clone()
+        self._ranks.all_sum(sums)
+        pl_module.log("val_loss", sums[0] / sums[2])
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sum the losses over ranks, remember the best weights, report, save."""
@@ -123,7 +127,7 @@ class TrainingWatch(Callback):
         numbers = self._numbers(trainer, train, validation)
         pl_module.sums.zero_()
         monitored = numbers.get("val_loss", numbers["loss"])
-        pl_module.log("monitored_loss", monitored)
+        pl_module.log_dict({"monitored_loss": monitored, "train_loss": numbers["loss"]})
         scheduler = trainer.lr_scheduler_configs[0].scheduler
         if isinstance(scheduler, ReduceLROnPlateau):
             scheduler.step(monitored)
@@ -169,6 +173,9 @@ class TrainingWatch(Callback):
 
     def _save(self, trainer: Trainer, module: LightningModule) -> None:
         assert isinstance(module, PtychoPINN)
+        # A gradient may be lost where the loss was not. All ranks hold the same weights and answer alike.
+        if not all(bool(torch.isfinite(parameter).all()) for parameter in module.parameters()):
+            raise _diverged(f"weights are not finite numbers after {self.state.epoch} epochs")
         self._saved_at = time.monotonic()
         if self._folder is None:
             return
@@ -188,6 +195,13 @@ class TrainingWatch(Callback):
         state.scaler = trainer.precision_plugin.state_dict()
         state.save(self._folder)
         self._report.checkpoint(STAGE, state.epoch)
+
+
+def _diverged(what: str) -> WorkError:
+    return WorkError(
+        f"The training {what}; lower execution.learning_rate or set training.gradient_clip_val = 1."
+        " The last checkpoint is kept."
+    )
 
 
 def _weights_of(module: PtychoPINN) -> dict[str, Tensor]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from ptycho.config.config import ModelConfig
 from ptycho.data.scan import Scan
 from ptycho.errors import ModelError
+from ptycho_torch.pinn.card import ModelCard
 from ptycho_torch.pinn.network import PtychoNetwork
 
 
@@ -21,11 +22,13 @@ class TrainedModel:
              (of the physics-made guess), deviance_constant (of a constant object), beats_constant (1 or 0), val_loss
              or train_loss, epochs
     history: one dictionary of numbers for each epoch
+    card:    what it was trained on; None where a model is older than cards
     """
 
     network: PtychoNetwork
     metrics: dict[str, float] = field(default_factory=dict)
     history: list[dict[str, float]] = field(default_factory=list)
+    card: ModelCard | None = None
 
     @property
     def config(self) -> ModelConfig:
@@ -57,6 +60,19 @@ class TrainedModel:
                     " use a model that fits, or crop the data."
                 )
 
+    def doubts(self, photons: float) -> list[str]:
+        """Sentences about what in a scan, whose probe the model has, lies outside of what it was trained on."""
+        if self.card is None:
+            return []
+        return [
+            f"The network sees something new, so look at its image twice: {doubt}."
+            for doubt in self.card.doubts(self.probe, photons)
+        ]
+
     def with_probe(self, probe: NDArray[np.complex64], mask: NDArray[np.bool_] | None = None) -> TrainedModel:
-        """The model for a scan with another probe (mode, y, x) and mask (y, x), power-matched to its own photons."""
-        return replace(self, network=self.network.with_probe(probe, mask))
+        """The model for a scan with another probe (mode, y, x) and mask (y, x), power-matched to its own photons.
+
+        A model that serves frames of any size takes the probe's. Raises ModelError when another model does not fit it.
+        """
+        size = probe.shape[-1] if self.card is not None and self.card.serves_any_size else self.config.N
+        return replace(self, network=self.network.with_probe(probe, mask, size=size))

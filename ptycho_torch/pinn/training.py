@@ -8,26 +8,31 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 from lightning.pytorch import Callback, Trainer
+from numpy.typing import NDArray
 
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
+from ptycho.config.synthetic import SyntheticConfig
 from ptycho.data.scan import Scan
 from ptycho.errors import ModelError, WorkError
 from ptycho.parallel import Ranks, SerialRanks
 from ptycho_torch.device import rank_device
 from ptycho_torch.pinn.baseline import final_metrics
+from ptycho_torch.pinn.card import ModelCard
 from ptycho_torch.pinn.checkpoint import TrainingState, config_facts, fingerprint_of
 from ptycho_torch.pinn.datamodule import GroupDataModule
 from ptycho_torch.pinn.environment import ranks_options
 from ptycho_torch.pinn.module import PtychoPINN
-from ptycho_torch.pinn.network import PtychoNetwork, prepared_probe
+from ptycho_torch.pinn.network import LINEAR, PtychoNetwork, prepared_probe
 from ptycho_torch.pinn.progress import SilentReport, TrainingReport, TrainingWatch
 from ptycho_torch.pinn.sampling import VALIDATION_FRACTION, choose_groups
+from ptycho_torch.pinn.synthetic import SyntheticDataModule
 from ptycho_torch.pinn.trained import TrainedModel
 from ptycho_torch.pinn.window import lit_window
 from ptycho_torch.ranks import ensure_process_group
@@ -50,6 +55,7 @@ def train(
     report: TrainingReport | None = None,
     should_stop: Callable[[], bool] = lambda: False,
     callbacks: Sequence[Callback] = (),
+    start: TrainedModel | None = None,
 ) -> TrainedModel:
     """The network trained on a scan: a function of scan, configuration and seed, whatever the number of ranks.
 
@@ -58,54 +64,123 @@ def train(
     checkpoint_every_s: how often, beside the end of every epoch, the state is written
     should_stop:        asked by every rank after every batch, and answered alike
     callbacks:          further Lightning callbacks
+    start:              a model whose generator is trained on, instead of a fresh one
 
     Raises ModelError when model and scan do not fit, WorkError when the loss diverges or the disk is full, and
     CancelledError, its state saved, when it was asked to stop.
     """
-    ranks, report = ranks or SerialRanks(), report or SilentReport()
+    ranks = ranks or SerialRanks()
     ensure_process_group(ranks)
     if scan.probe is None:
         raise ModelError(f"{scan.name} has no probe, which the network needs; give a file that has one.")
     _require_same_size(scan, config)
+    _require_something_to_train(config)
     window = lit_window(prepared_probe(scan.probe, config.model), config.model.probe_big)
     split = choose_groups(scan.positions_px, config, window, seed, validation_fraction)
     data = GroupDataModule(scan, split, config, execution, seed=seed, ranks=ranks, window=window)
-    module = _build_module(scan, config, execution, data, seed, ranks)
-    folder = checkpoint_dir if execution.enable_checkpointing else None
-    state = _earlier_state(folder, fingerprint_of(_facts(scan, config, execution, seed, data)), ranks)
-    if state.weights:
-        module.network.load_state_dict(state.weights)
-    watch = TrainingWatch(
-        state,
-        ranks,
-        report,
-        should_stop,
-        folder=folder,
-        checkpoint_every_s=checkpoint_every_s,
-        n_epochs=config.nepochs,
-        batches_per_epoch=data.batches_per_epoch,
-        group_size=config.model.gridsize**2,
-        patience=execution.early_stop_patience,
-        keep_best=execution.checkpoint_save_top_k != 0 and data.has_validation,
-    )
-    if not state.finished:
-        data.resume_at(state.epoch, state.batch)
-        _fit(module, data, watch, execution, ranks, config.nepochs - state.epoch, callbacks, folder)
-    return _finish(module, data, state, ranks, report, rank_device(str(execution.accelerator)))
+    network = _seeded_network(config, scan.probe, data.mean_photons, scan.mask, seed)
+    if start is not None:
+        network.take_generator(start.network)
+    loop = TrainingLoop(ranks, report or SilentReport(), checkpoint_dir, checkpoint_every_s, should_stop, callbacks)
+    model = loop.run(network, data, config, execution, _scan_facts(scan, data, start), seed)
+    n_patterns = len(model.history) * data.split.training.size
+    return replace(model, card=ModelCard.of_scan(scan, data.mean_photons, n_patterns))
+
+
+def train_on_scenes(
+    synthetic: SyntheticConfig,
+    config: TrainingConfig,
+    execution: PyTorchExecutionConfig,
+    *,
+    seed: int = 0,
+    ranks: Ranks | None = None,
+    checkpoint_dir: Path | None = None,
+    checkpoint_every_s: float = CHECKPOINT_EVERY_S,
+    report: TrainingReport | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
+    callbacks: Sequence[Callback] = (),
+    start: TrainedModel | None = None,
+) -> TrainedModel:
+    """The network trained on random scenes, for any scan; arguments, errors and promises as for `train`."""
+    ranks = ranks or SerialRanks()
+    ensure_process_group(ranks)
+    _require_something_to_train(config)
+    device = rank_device(str(execution.accelerator))
+    data = SyntheticDataModule(synthetic, config, execution, seed=seed, ranks=ranks, device=device)
+    network = _seeded_network(config, data.reference_probe().numpy(), data.mean_photons, None, seed)
+    if start is not None:
+        network.take_generator(start.network)
+    facts: dict[str, object] = {"synthetic": data.facts(), "start": _digest(start)}
+    loop = TrainingLoop(ranks, report or SilentReport(), checkpoint_dir, checkpoint_every_s, should_stop, callbacks)
+    model = loop.run(network, data, config, execution, facts, seed)
+    n_patterns = len(model.history) * synthetic.batches_per_epoch * config.batch_size * config.model.gridsize**2
+    return replace(model, card=ModelCard.of_scenes(synthetic, n_patterns))
+
+
+@dataclass(frozen=True)
+class TrainingLoop:
+    """How a training runs, whatever it is trained on."""
+
+    ranks: Ranks
+    report: TrainingReport
+    checkpoint_dir: Path | None
+    checkpoint_every_s: float
+    should_stop: Callable[[], bool]
+    callbacks: Sequence[Callback]
+
+    def run(
+        self,
+        network: PtychoNetwork,
+        data: GroupDataModule | SyntheticDataModule,
+        config: TrainingConfig,
+        execution: PyTorchExecutionConfig,
+        facts: dict[str, object],
+        seed: int,
+    ) -> TrainedModel:
+        """The trained model; `facts` are those that decide what is trained on."""
+        module = _build_module(network, config, execution, data, self.ranks)
+        folder = self.checkpoint_dir if execution.enable_checkpointing else None
+        state = _earlier_state(folder, fingerprint_of(facts | _facts(config, execution, seed)), self.ranks)
+        if state.weights:
+            module.network.load_state_dict(state.weights)
+        watch = TrainingWatch(
+            state,
+            self.ranks,
+            self.report,
+            self.should_stop,
+            folder=folder,
+            checkpoint_every_s=self.checkpoint_every_s,
+            n_epochs=config.nepochs,
+            batches_per_epoch=data.batches_per_epoch,
+            group_size=config.model.gridsize**2,
+            patience=execution.early_stop_patience,
+            keep_best=execution.checkpoint_save_top_k != 0 and data.has_validation,
+        )
+        if not state.finished:
+            data.resume_at(state.epoch, state.batch)
+            _fit(module, data, watch, execution, self.ranks, config.nepochs - state.epoch, self.callbacks, folder)
+        return _finish(module, data, state, self.ranks, self.report, rank_device(str(execution.accelerator)))
+
+
+def _seeded_network(
+    config: TrainingConfig,
+    probe: NDArray[np.complex64],
+    mean_photons: float,
+    mask: NDArray[np.bool_] | None,
+    seed: int,
+) -> PtychoNetwork:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return PtychoNetwork(config.model, probe, mean_photons, mask)
 
 
 def _build_module(
-    scan: Scan,
+    network: PtychoNetwork,
     config: TrainingConfig,
     execution: PyTorchExecutionConfig,
-    data: GroupDataModule,
-    seed: int,
+    data: GroupDataModule | SyntheticDataModule,
     ranks: Ranks,
 ) -> PtychoPINN:
-    assert scan.probe is not None
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = PtychoNetwork(config.model, scan.probe, data.mean_photons, scan.mask)
     clip = (config.gradient_clip_val, config.gradient_clip_algorithm)
     if config.gradient_clip_val is None:
         clip = (execution.gradient_clip_val, execution.gradient_clip_algorithm)
@@ -117,7 +192,13 @@ def _build_module(
         gradient_clip=clip,
         steps_per_epoch=math.ceil(data.batches_per_epoch / execution.accum_steps),
         n_ranks=ranks.size,
+        own_probe=isinstance(data, GroupDataModule),
     )
+
+
+def _require_something_to_train(config: TrainingConfig) -> None:
+    if config.model.architecture == LINEAR:
+        raise ModelError('Architecture "linear" has nothing to train; apply it, or choose another.')
 
 
 def _require_same_size(scan: Scan, config: TrainingConfig) -> None:
@@ -149,11 +230,8 @@ def _earlier_state(folder: Path | None, fingerprint: str, ranks: Ranks) -> Train
     return state
 
 
-def _facts(
-    scan: Scan, config: TrainingConfig, execution: PyTorchExecutionConfig, seed: int, data: GroupDataModule
-) -> dict[str, object]:
-    """Everything that decides what is trained. The number of ranks does not, and may change between attempts."""
-    assert scan.probe is not None
+def _facts(config: TrainingConfig, execution: PyTorchExecutionConfig, seed: int) -> dict[str, object]:
+    """Settings that decide what is trained. The number of ranks does not, and may change between attempts."""
     return {
         "config": config_facts(config),
         "learning_rate": execution.learning_rate,
@@ -162,17 +240,32 @@ def _facts(
         "accum_steps": execution.accum_steps,
         "precision": execution.precision,
         "seed": seed,
+    }
+
+
+def _scan_facts(scan: Scan, data: GroupDataModule, start: TrainedModel | None) -> dict[str, object]:
+    assert scan.probe is not None
+    return {
         "groups": hashlib.sha256(data.split.training.tobytes() + data.split.validation.tobytes()).hexdigest(),
         "frames": scan.frames.shape,
         "positions": float(np.abs(scan.positions_px).sum()),
         "probe": float(np.abs(scan.probe).sum()),
         "mean_photons": f"{data.mean_photons:.9g}",
+        "start": _digest(start),
     }
+
+
+def _digest(start: TrainedModel | None) -> str:
+    """What the weights that training starts from are known by."""
+    if start is None:
+        return ""
+    parts = start.network.generator.state_dict().values()
+    return hashlib.sha256(b"".join(part.cpu().contiguous().numpy().tobytes() for part in parts)).hexdigest()
 
 
 def _fit(
     module: PtychoPINN,
-    data: GroupDataModule,
+    data: GroupDataModule | SyntheticDataModule,
     watch: TrainingWatch,
     execution: PyTorchExecutionConfig,
     ranks: Ranks,
@@ -199,14 +292,14 @@ def _fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             logger=False,
-            **ranks_options(ranks),
+            **ranks_options(ranks, is_deterministic=execution.deterministic is not False),
         )
         trainer.fit(module, datamodule=data)
 
 
 def _finish(
     module: PtychoPINN,
-    data: GroupDataModule,
+    data: GroupDataModule | SyntheticDataModule,
     state: TrainingState,
     ranks: Ranks,
     report: TrainingReport,

@@ -35,13 +35,13 @@ def cut_window(frame: Tensor, width: int) -> Tensor:
 def fill_frame(patches: Tensor, size: int, weight: Tensor | None) -> Tensor:
     """Patches (..., y, x) of full frame size around patches of the window.
 
-    Outside the window the object is the patch's mean under `weight` (y, x): a prediction of no resolution, which has
-    at least the patch's own global phase. Without a weight it is 1.
+    Outside the window the object is the patch's mean under `weight`, (y, x) or (..., y, x): a prediction of no
+    resolution, which has at least the patch's own global phase. Without a weight it is 1.
     """
     if weight is None:
         outside = torch.ones_like(patches[..., :1, :1])
     else:
-        outside = (patches * weight).sum((-2, -1), keepdim=True) / weight.sum()
+        outside = (patches * weight).sum((-2, -1), keepdim=True) / weight.sum((-2, -1), keepdim=True)
     frame = outside.expand(*patches.shape[:-2], size, size).clone()
     cut_window(frame, patches.shape[-1]).copy_(patches)
     return frame

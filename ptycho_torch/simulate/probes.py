@@ -80,12 +80,12 @@ def measured(path: Path, key: str | None, size: int) -> Tensor:
     return fitted
 
 
-def defocused(probe: Tensor, defocus_px2: float) -> Tensor:
+def defocused(probe: Tensor, defocus_px2: Parameter) -> Tensor:
     """The probe (..., y, x) after free flight, in the Fresnel approximation of the angular spectrum."""
-    if defocus_px2 == 0:
+    if isinstance(defocus_px2, float | int) and defocus_px2 == 0:
         return probe
     radius = radial_frequency((probe.shape[-1], probe.shape[-1]), probe.device)
-    flight = torch.polar(torch.ones_like(radius), math.pi * defocus_px2 * radius.square())
+    flight = _phasor(math.pi * _wide(defocus_px2) * radius.square())
     return to_centred(near_sample(far_field(to_fft_order(probe)) * flight))
 
 
@@ -121,6 +121,10 @@ def with_photons(probe: Tensor, photons: float) -> Tensor:
 def power(probe: Tensor) -> Tensor:
     """Photons that all modes of a probe (..., y, x) bring together."""
     return probe.abs().square().sum(dtype=torch.float64).float()
+
+
+def _phasor(phase: Tensor) -> Tensor:
+    return torch.polar(torch.ones_like(phase), phase)
 
 
 def _wide(parameter: Parameter) -> Tensor:

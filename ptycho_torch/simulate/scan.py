@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -15,9 +16,9 @@ from ptycho.config.simulate import SimulateConfig
 from ptycho.data.geometry import Geometry
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import ArrayFrames, Scan, Truth
-from ptycho_torch.physics.forward import expected_counts
+from ptycho_torch.physics.forward import expected_counts, illuminate
 from ptycho_torch.physics.patches import Windows, extract_patches
-from ptycho_torch.physics.propagate import to_centred
+from ptycho_torch.physics.propagate import Propagator, fly, slice_flight
 from ptycho_torch.simulate.objects import OBJECTS, ObjectOptions
 from ptycho_torch.simulate.paths import PATHS
 from ptycho_torch.simulate.probes import defocused, disk, gaussian, measured, with_modes, with_photons, zone_plate
@@ -37,16 +38,18 @@ def simulate_scan(config: SimulateConfig, device: torch.device | None = None) ->
     Raises DataError when a measured probe cannot be used.
     """
     device = device or torch.device("cpu")
-    object_seed, path_seed, error_seed, noise_seed = np.random.SeedSequence(config.seed).spawn(4)
+    object_seed, path_seed, error_seed, noise_seed, beam_seed = np.random.SeedSequence(config.seed).spawn(5)
     true_px, recorded_px, grid = _positions(config, path_seed, error_seed)
     options = ObjectOptions(
         phase_range_rad=config.phase_range_rad, amplitude_min=config.amplitude_min, feature_px=config.feature_px
     )
-    transmission = OBJECTS[config.object](grid.shape, options, _generator(object_seed, device))
+    slices = _slices(config, grid, options, _generator(object_seed, device))
+    transmission = slices.prod(0)
     probe = true_probe(config).to(device)
     corners = torch.from_numpy(grid.corners_px(true_px, config.patch_size)).to(device)
     windows = Windows.at(corners, config.patch_size, grid.shape)
-    counts = _counts(transmission, probe, windows, config.background_photons, _generator(noise_seed, device))
+    beam = _Beam(config, beam_seed, probe)
+    counts = _counts(slices, beam, windows, config, _generator(noise_seed, device))
     logger.info("Simulated %d frames of %d², %.3g counts each", *counts.shape[:2], counts.sum() / len(counts))
     start = start_probe(config)
     return Scan(
@@ -56,7 +59,14 @@ def simulate_scan(config: SimulateConfig, device: torch.device | None = None) ->
         positions_px=recorded_px,
         probe=None if start is None else start.numpy(),
         geometry=_geometry(config),
-        truth=Truth(object=transmission.cpu().numpy(), grid=grid, probe=probe.cpu().numpy(), positions_px=true_px),
+        truth=Truth(
+            object=transmission.cpu().numpy(),
+            grid=grid,
+            probe=probe.cpu().numpy(),
+            positions_px=true_px,
+            slices=slices.cpu().numpy() if len(slices) > 1 else None,
+            intensity=beam.intensity.numpy() if config.intensity_variation else None,
+        ),
         provenance={"simulated": _plain(config)},
     )
 
@@ -106,21 +116,74 @@ def _positions(
     """True and recorded positions (position, 2), and a grid that starts at (0, 0) and holds the windows of both."""
     path = PATHS[config.path](config.n_positions, config.step_px, config.jitter_px, np.random.default_rng(path_seed))
     error = np.random.default_rng(error_seed).normal(0, 1, path.shape) * config.position_error_px
+    error = error + _systematic_error(config, path)
     both = ObjectGrid.covering(np.concatenate([path, path + error]), config.patch_size)
     true_px = path - np.asarray(both.origin_px)
     return true_px, true_px + error, ObjectGrid(shape=both.shape)
 
 
+def _systematic_error(config: SimulateConfig, path: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Recorded minus true positions (position, 2) by a wrong scale, a turn, and a drift along a bent line."""
+    centred = path - path.mean(axis=0)
+    angle, scale = math.radians(config.position_rotation_deg), 1 + config.position_scale_error
+    turn = scale * np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]])
+    time = np.linspace(0, 1, len(path))
+    drift = np.stack([time**2, np.sin(0.75 * math.pi * time)], 1) * config.position_drift_px
+    error: NDArray[np.float64] = centred @ turn.T - centred - drift
+    return error
+
+
+def _slices(config: SimulateConfig, grid: ObjectGrid, options: ObjectOptions, generator: torch.Generator) -> Tensor:
+    """Transmissions (slice, y, x): one object, or several that share its phase and absorption among them."""
+    n = config.n_slices
+    part = replace(options, phase_range_rad=options.phase_range_rad / n, amplitude_min=options.amplitude_min ** (1 / n))
+    return torch.stack([OBJECTS[config.object](grid.shape, part, generator) for _ in range(n)])
+
+
+class _Beam:
+    """The light of each frame: its intensity, and a part of the probe that changes.
+
+    intensity: (position,) mean 1
+    """
+
+    def __init__(self, config: SimulateConfig, seed: np.random.SeedSequence, probe: Tensor) -> None:
+        random = np.random.default_rng(seed)
+        n = config.n_positions
+        intensity = np.exp(config.intensity_variation * random.normal(size=n))
+        self.intensity = torch.from_numpy(intensity / intensity.mean())
+        self._probe, self._variation, self._share = probe, None, None
+        if config.probe_variation:
+            # The beam's pointing and shape: what modes with one node look like, in and out of phase with it.
+            modes = with_modes(probe[0], (1 - config.probe_variation, *[config.probe_variation / 2] * 2))
+            share = torch.from_numpy(random.normal(size=(n, 2)) + 1j * random.normal(size=(n, 2))) / math.sqrt(2)
+            self._variation = modes[1:].to(probe.device)
+            self._share = share.to(torch.complex64).to(probe.device)
+            self._probe = torch.cat([modes[:1].to(probe.device), probe[1:]])
+
+    def probe_of(self, frames: slice) -> Tensor:
+        """The probes (position, mode, y, x) of some frames."""
+        probe = self._probe.expand(len(self.intensity[frames]), *self._probe.shape).clone()
+        if self._variation is not None and self._share is not None:
+            probe[:, 0] += torch.einsum("pv,vyx->pyx", self._share[frames], self._variation)
+        return probe * self.intensity[frames].sqrt().float().to(probe.device)[:, None, None, None]
+
+
 def _counts(
-    transmission: Tensor, probe: Tensor, windows: Windows, background: float, generator: torch.Generator
+    slices: Tensor, beam: _Beam, windows: Windows, config: SimulateConfig, generator: torch.Generator
 ) -> NDArray[np.generic]:
     """Poisson counts (position, y, x), centred, in the smallest of uint16 and uint32 that holds them."""
     counts: NDArray[np.generic] = np.empty((len(windows), windows.size, windows.size), dtype=np.uint16)
-    chunk = max(1, CHUNK_PIXELS // (windows.size**2 * len(probe)))
+    propagator = Propagator.of(_geometry(config), windows.size, slices.device)
+    between = slice_flight(config.slice_spacing_m, _geometry(config), windows.size, slices.device)
+    chunk = max(1, CHUNK_PIXELS // (windows.size**2 * len(config.mode_fractions)))
     for first in range(0, len(windows), chunk):
-        patches = extract_patches(transmission, windows[first : first + chunk])
-        expected = expected_counts(probe, patches) + background
-        drawn = to_centred(torch.poisson(expected, generator=generator)).cpu().numpy()
+        frames = slice(first, first + chunk)
+        light = beam.probe_of(frames)
+        for thin in slices[:-1]:
+            light = fly(illuminate(light, extract_patches(thin, windows[frames])), between)
+        patches = extract_patches(slices[-1], windows[frames])
+        expected = expected_counts(light, patches, propagator) + config.background_photons
+        drawn = propagator.to_file_order(torch.poisson(expected, generator=generator)).cpu().numpy()
         if counts.dtype == np.uint16 and drawn.max() > np.iinfo(np.uint16).max:
             counts = counts.astype(np.uint32)
         counts[first : first + chunk] = drawn
@@ -132,6 +195,7 @@ def _geometry(config: SimulateConfig) -> Geometry:
         energy_eV=config.energy_eV,
         distance_m=config.distance_m,
         detector_pixel_m=(config.detector_pixel_m, config.detector_pixel_m),
+        focus_distance_m=config.focus_distance_m,
     )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ptycho.data.image import ObjectImage, write_image
 from ptycho.data.scan import Scan
@@ -23,25 +25,39 @@ if TYPE_CHECKING:
 
 
 def train(context: StageContext) -> None:
-    """Train the network on the scan (resuming where an earlier attempt stopped) and write the model bundle."""
+    """Train the network, afresh or from a bundle, on the scan or on random scenes, and write the model bundle.
+
+    Training goes on where an earlier attempt stopped.
+    """
     # Lightning takes seconds to import, which a purely iterative job should not pay.
-    from ptycho_torch.pinn.bundle import save_bundle
+    from ptycho_torch.pinn.bundle import load_bundle, save_bundle
+    from ptycho_torch.pinn.metric_log import training_logs
     from ptycho_torch.pinn.training import train as train_network
+    from ptycho_torch.pinn.training import train_on_scenes
 
     job = context.job
     if context.scan.probe is None:
         raise DataError(f"{job.data.scan} holds no probe, which a physics-informed network needs. Add one to the file.")
-    model = train_network(
-        context.scan,
-        job.training,
-        job.execution,
-        seed=job.seed,
-        validation_fraction=job.data.validation_fraction,
-        ranks=context.ranks,
-        checkpoint_dir=context.folder.checkpoints / "train",
-        report=context.report,
-        should_stop=context.should_stop,
-    )
+    start, training = None, job.training
+    if job.bundle is not None:
+        start = load_bundle(job.bundle)
+        asked = training.model
+        model_config = replace(start.config, N=asked.N, gridsize=asked.gridsize, model_type=asked.model_type)
+        training = replace(training, model=model_config)
+    settings: dict[str, Any] = {
+        "seed": job.seed,
+        "ranks": context.ranks,
+        "checkpoint_dir": context.folder.checkpoints / "train",
+        "report": context.report,
+        "should_stop": context.should_stop,
+        "start": start,
+        "callbacks": training_logs(job.execution, context.folder.checkpoints / "train" / "logs", csv=False),
+    }
+    if job.synthetic is not None:
+        model = train_on_scenes(job.synthetic, training, job.execution, **settings)
+    else:
+        fraction = job.data.validation_fraction
+        model = train_network(context.scan, training, job.execution, validation_fraction=fraction, **settings)
     if context.ranks.rank == 0:
         save_bundle(model, context.folder.model)
     context.ranks.barrier()
@@ -50,10 +66,16 @@ def train(context: StageContext) -> None:
 def reconstruct(context: StageContext) -> None:
     """Apply the trained network to every frame, synchronise the patches' phases, stitch, and write network.h5."""
     from ptycho_torch.pinn.bundle import load_bundle
+    from ptycho_torch.pinn.inference import linear_model
 
     job, ranks = context.job, context.ranks
-    model = load_bundle(job.bundle or context.folder.model)
-    if job.bundle is not None and context.scan.probe is not None:
+    is_trained_here = "train" in job.stages
+    if job.uses_linear_inverse:
+        model = linear_model(context.scan, job.training.model, owned_frames(context.scan, ranks), ranks)
+    else:
+        model = load_bundle(context.folder.model if is_trained_here or job.bundle is None else job.bundle)
+    is_another_scans = job.bundle is not None and not is_trained_here
+    if (is_another_scans or job.synthetic is not None) and context.scan.probe is not None:
         # A model applied to another scan sees that scan's own illumination.
         model = model.with_probe(context.scan.probe, context.scan.mask)
     image = stitch_scan(
@@ -77,13 +99,52 @@ def stitch_scan(
     device: torch.device,
     *,
     batch_size: int | None = None,
+    synchronise: bool = True,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     on_message: Callable[[str], None] = lambda text: None,
 ) -> ObjectImage:
     """The object that a network sees in a scan, on every rank. Every rank must call it.
 
+    synchronise: whether the patches' global phases are made to agree first
     Each rank infers the frames that it owns and the neighbours that overlap them; only canvases travel.
     """
+    patches = infer_scan(
+        model, scan, ranks, device, batch_size=batch_size, on_progress=on_progress, on_message=on_message
+    )
+    return stitch(patches, ranks, device, synchronise=synchronise, on_message=on_message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScanPatches:
+    """What the network says about the frames of one rank, before it is put together.
+
+    indices:  (patch,) scan indices: first the `owned` ones, then the neighbours that overlap them
+    patches:  (patch, y, x) complex64 of the lit window, on the CPU; their global phases are free
+    weight:   (y, x) float32 of a patch's pixels, largest value 1
+    residual: (patch,) deviance per pixel
+    probe:    (mode, y, x) complex64, sqrt(photons), to which the patches belong
+    """
+
+    scan: Scan
+    indices: NDArray[np.int64]
+    owned: NDArray[np.int64]
+    patches: torch.Tensor
+    weight: torch.Tensor
+    residual: NDArray[np.float32]
+    probe: NDArray[np.complex64]
+
+
+def infer_scan(
+    model: TrainedModel,
+    scan: Scan,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    batch_size: int | None = None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    on_message: Callable[[str], None] = lambda text: None,
+) -> ScanPatches:
+    """The patches of the frames that this rank owns and of their neighbours. Every rank must call it."""
     from ptycho_torch.pinn.inference import infer_patches, mean_photons
 
     owned = owned_frames(scan, ranks)
@@ -93,30 +154,62 @@ def stitch_scan(
     residual = np.zeros(len(indices), np.float32)
     weight = torch.zeros(model.window, model.window)
     photons = mean_photons(scan, owned, ranks)
+    for doubt in model.doubts(photons):
+        on_message(doubt)
     done = 0
     for batch in infer_patches(model, scan, indices, batch_size=batch_size, device=device, photons=photons):
         rows = slice(done, done + len(batch.indices))
         patches[rows], residual[rows], weight = batch.patches.cpu(), batch.residual, batch.weight.cpu()
         done = rows.stop
         on_progress(done, len(indices))
-    sync = synchronise_phases(patches, scan.positions_px, weight, indices=indices, owned=owned, ranks=ranks)
+    return ScanPatches(
+        scan=scan,
+        indices=indices,
+        owned=owned,
+        patches=patches,
+        weight=weight,
+        residual=residual,
+        # The patches belong to this probe, which may have been trained along with the network.
+        probe=np.asarray(model.probe, dtype=np.complex64),
+    )
+
+
+def stitch(
+    found: ScanPatches,
+    ranks: Ranks,
+    device: torch.device,
+    *,
+    synchronise: bool = True,
+    on_message: Callable[[str], None] = lambda text: None,
+) -> ObjectImage:
+    """The object of patches, on every rank. Every rank must call it.
+
+    synchronise: whether the patches' global phases are made to agree first
+    """
+    scan, owned = found.scan, found.owned
+    sync = synchronise_phases(
+        found.patches, scan.positions_px, found.weight, indices=found.indices, owned=owned, ranks=ranks
+    )
     if sync.n_components > 1:
         on_message(
             f"The scan falls into {sync.n_components} pieces without overlap; the phase between them stays unknown."
         )
-    canvas = Canvas(scan.grid, model.window, device)
-    phasors = torch.from_numpy(sync.phasors[owned])
-    canvas.add(patches[: len(owned)], scan.positions_px[owned], weight, phasors)
+    canvas = Canvas(scan.grid, found.patches.shape[-1], device)
+    weight = found.weight
+    if synchronise:
+        # A patch whose neighbours do not agree with it counts less.
+        weight = weight * torch.from_numpy(sync.confidence[owned])[:, None, None]
+    phasors = torch.from_numpy(sync.phasors[owned]) if synchronise else None
+    canvas.add(found.patches[: len(owned)], scan.positions_px[owned], weight, phasors)
     canvas.merge(ranks)
     image, coverage = canvas.image()
     frame_residual = np.zeros(scan.n_positions, np.float32)
-    frame_residual[owned] = residual[: len(owned)]
+    frame_residual[owned] = found.residual[: len(owned)]
     ranks.all_sum(frame_residual)
     return ObjectImage(
         object=image.cpu().numpy(),
         coverage=coverage.cpu().numpy(),
         grid=scan.grid,
-        # The patches belong to this probe, which may have been trained along with the network.
-        probe=np.asarray(model.probe, dtype=np.complex64),
+        probe=found.probe,
         per_frame={"confidence": sync.confidence, "residual": frame_residual},
     )

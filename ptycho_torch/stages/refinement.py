@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from ptycho.config.refine import RefineConfig
 from ptycho.data.image import ObjectImage, read_image, write_image
@@ -18,11 +17,11 @@ from ptycho.errors import CancelledError, DataError
 from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.runner import StageContext
 from ptycho.parallel import Ranks
-from ptycho.whole_file import whole_file
 from ptycho_torch.device import rank_device
+from ptycho_torch.engines.choice import choose_engine
 from ptycho_torch.engines.interface import Engine
-from ptycho_torch.engines.pie import Pie
 from ptycho_torch.engines.problem import load_problem
+from ptycho_torch.stages.refinement_checkpoint import RefinementCheckpoint
 
 # A checkpoint holds the object twice (image and velocity), so it is not written after every short epoch.
 CHECKPOINT_EVERY_S = 20.0
@@ -34,14 +33,14 @@ def refine(context: StageContext) -> None:
     config, device = job.refine, rank_device(job.execution.accelerator)
     scan = context.scan
     engine = build_engine(scan, config, ranks, device, start=_start_image(context), seed=job.seed)
-    checkpoint = context.folder.checkpoints / "refine.pt"
-    done, converged = _restore(engine, checkpoint, ranks)
+    checkpoint = RefinementCheckpoint(context.folder.checkpoints, ranks, owned_frames(scan, ranks))
+    done, converged = checkpoint.restore(engine)
     saved_s = time.monotonic()
     for epoch in range(done + 1, config.epochs + 1):
         if converged:
             break
         if context.should_stop():
-            _save(engine, checkpoint, epoch - 1, converged, ranks)
+            checkpoint.save(engine, epoch - 1, converged)
             raise CancelledError(f"Stopped before refinement epoch {epoch}; {epoch - 1} epochs are saved.")
         result = engine.run_epoch(epoch)
         converged = result.is_converged
@@ -56,13 +55,13 @@ def refine(context: StageContext) -> None:
             seconds=seconds,
         )
         if ranks.broadcast(time.monotonic() - saved_s > CHECKPOINT_EVERY_S):
-            _save(engine, checkpoint, epoch, converged, ranks)
+            checkpoint.save(engine, epoch, converged)
             context.report.checkpoint("refine", epoch)
             saved_s = time.monotonic()
     image = engine.image()
     if ranks.rank == 0:
         write_image(image, refined_path(context.folder))
-        checkpoint.unlink(missing_ok=True)
+        checkpoint.delete()
 
 
 def refined_path(folder: RunFolder) -> Path:
@@ -84,7 +83,7 @@ def build_engine(
     start: object (and probe, where it has one) to start from; None starts flat with the scan's own probe.
     Raises DataError when there is no probe to start from.
     """
-    problem = load_problem(scan, owned_frames(scan, ranks), ranks, device)
+    problem = load_problem(scan, owned_frames(scan, ranks), ranks, device, config.memory_limit_mb)
     probe = start.probe if start is not None and start.probe is not None else scan.probe
     if probe is None:
         raise DataError(
@@ -92,7 +91,8 @@ def build_engine(
             " Add one to the file (dataset /probe of our own layout, see docs/data-formats.md)."
         )
     image = start.object if start is not None else None
-    return Pie(problem, config, ranks, probe, image, seed=seed)
+    engine, config = choose_engine(config)
+    return engine(problem, config, ranks, probe, image, seed=seed)
 
 
 def owned_frames(scan: Scan, ranks: Ranks) -> NDArray[np.int64]:
@@ -110,21 +110,3 @@ def _start_image(context: StageContext) -> ObjectImage | None:
         light = np.zeros(scan.grid.shape, np.float32)
         return ObjectImage(object=scan.object_start, coverage=light, grid=scan.grid)
     return None
-
-
-def _save(engine: Engine, path: Path, epoch: int, converged: bool, ranks: Ranks) -> None:
-    """Write what the next epoch depends on, whole or not at all; every rank holds the same."""
-    state: dict[str, Tensor] = engine.state_dict()
-    if ranks.rank == 0:
-        with whole_file(path) as partial:
-            torch.save({"epoch": epoch, "converged": converged, "engine": state}, partial)
-
-
-def _restore(engine: Engine, path: Path, ranks: Ranks) -> tuple[int, bool]:
-    """Load the checkpoint, if there is one; returns the epochs done and whether the engine had converged."""
-    saved = torch.load(path, map_location="cpu", weights_only=True) if ranks.rank == 0 and path.exists() else None
-    saved = ranks.broadcast(saved)
-    if saved is None:
-        return 0, False
-    engine.load_state_dict(saved["engine"])
-    return saved["epoch"], saved["converged"]

@@ -4,8 +4,9 @@ import subprocess
 import pytest
 
 from ptycho.cli import machine
-from ptycho.cli.machine import GOOD, MISSING, WRONG, examine
+from ptycho.cli.machine import GOOD, INSTALLATION, MACHINE, MISSING, WRONG, Finding, examine
 from ptycho.cli.main import main
+from tests.jobs.image_files import write_image
 
 
 @pytest.fixture
@@ -24,6 +25,38 @@ def test_what_is_optional_is_missing_and_what_is_needed_is_good(tmp_path, bare_m
     assert found["Python"] == found["packages"] == found["HDF5 filters"] == found["run folders"] == GOOD
     assert found["Slurm"] == found["Apptainer"] == found["MPI launcher"] == MISSING
     assert found["torch"] == WRONG
+
+
+@pytest.mark.parametrize(
+    ("state", "about", "strict", "inside", "counts"),
+    [
+        (WRONG, MACHINE, False, True, True),
+        (MISSING, INSTALLATION, False, False, False),
+        (MISSING, INSTALLATION, True, True, True),
+        (MISSING, MACHINE, True, False, True),
+        (MISSING, MACHINE, True, True, False),
+        (GOOD, MACHINE, True, False, False),
+    ],
+)
+def test_an_image_is_not_to_blame_for_its_machine(state, about, strict, inside, counts):
+    finding = Finding(name="x", state=state, detail="", about=about)
+    assert finding.counts(strict=strict, inside_image=inside) is counts
+
+
+def test_an_image_is_compared_with_this_environment(tmp_path, bare_machine, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    same = {f.name: f for f in examine(tmp_path, write_image(tmp_path / "a.sif", torch="0.0.1"))}["image"]
+    assert same.state == GOOD and "torch 0.0.1" in same.detail and "may differ" in same.advice
+    other = {f.name: f for f in examine(tmp_path, write_image(tmp_path / "b.sif", version="0.0.1"))}["image"]
+    assert other.state == WRONG and "holds ptycho 0.0.1" in other.advice
+
+
+def test_what_srun_takes_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(machine.shutil, "which", lambda name: f"/usr/bin/{name}")
+    said = "MPI plugin types are...\n\tnone\n\tpmi2\n\tpmix_v4\n"
+    monkeypatch.setattr(machine, "_output", lambda command, timeout_s=20: said if "srun --mpi" in command[-1] else "")
+    slurm = {finding.name: finding for finding in examine(tmp_path)}["Slurm"]
+    assert slurm.detail.endswith("srun --mpi= takes none, pmi2, pmix_v4")
 
 
 def test_torch_that_works_is_described(tmp_path, monkeypatch):
@@ -66,4 +99,4 @@ def test_the_verb_exits_with_1_when_something_needed_is_wrong(tmp_path, bare_mac
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--json", "--folder", str(tmp_path)])
     assert ended.value.code == 1
-    assert {"name", "state", "detail", "advice"} == json.loads(capsys.readouterr().out)[0].keys()
+    assert {"name", "state", "detail", "advice", "about"} == json.loads(capsys.readouterr().out)[0].keys()

@@ -1,7 +1,5 @@
 import tomllib
 
-import pytest
-
 from ptycho.cli.document import documents, stale_documents
 from ptycho.jobs.binding import TABLES
 from ptycho.jobs.schema import schema
@@ -13,12 +11,6 @@ SPECS = sorted((ROOT / "jobs").glob("*.toml"))
 
 def test_generated_documents_are_what_the_code_says():
     assert stale_documents() == []
-
-
-@pytest.mark.parametrize("path", SPECS, ids=lambda path: path.name)
-def test_every_example_spec_is_valid(path):
-    spec = load_spec(path)
-    assert spec.data.scan is not None
 
 
 def test_the_demo_asks_for_two_ranks_and_a_scan_that_ships():

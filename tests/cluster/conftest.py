@@ -26,7 +26,7 @@ class Cluster:
     folder: Path
     port: int
 
-    def control(self, command: str, *arguments: str, timeout_s: float = 180) -> subprocess.CompletedProcess[str]:
+    def control(self, command: str, *arguments: str, timeout_s: float = 400) -> subprocess.CompletedProcess[str]:
         """Runs `cluster COMMAND ARGUMENTS`, whatever its exit code."""
         environment = os.environ | {"PTYCHO_TEST_CLUSTER_PORT": str(self.port)}
         words = [str(SCRIPT), command, *arguments, str(self.folder)]
@@ -38,7 +38,7 @@ class Cluster:
         words = shlex.split(self.control("env").stdout)
         return dict(word.split("=", 1) for word in words if "=" in word)
 
-    def run(self, *words: str, timeout_s: float = 60) -> str:
+    def run(self, *words: str, timeout_s: float = 300) -> str:
         """Standard output of a command on the login node; fails with its standard error when it does."""
         environment = os.environ | self.environment
         done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=timeout_s)
@@ -54,7 +54,7 @@ class Cluster:
         """What `scontrol show job` says: JobState, Reason, Restarts, …"""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", number)))
 
-    def wait_for(self, number: str, *states: str, restarts: int = 0, timeout_s: float = 60) -> dict[str, str]:
+    def wait_for(self, number: str, *states: str, restarts: int = 0, timeout_s: float = 300) -> dict[str, str]:
         """The job, once in one of the states after so many restarts; fails when it ends otherwise or takes longer."""
         deadline = time.monotonic() + timeout_s
         while True:
@@ -65,7 +65,7 @@ class Cluster:
             assert time.monotonic() < deadline and job["JobState"] not in ENDED, late
             time.sleep(0.3)
 
-    def wait_for_lines(self, path: Path, line: str, count: int, timeout_s: float = 60) -> None:
+    def wait_for_lines(self, path: Path, line: str, count: int, timeout_s: float = 300) -> None:
         """Returns when the file has so many lines that equal the given one; fails after that time."""
         deadline = time.monotonic() + timeout_s
         while not path.exists() or path.read_text().splitlines().count(line) < count:

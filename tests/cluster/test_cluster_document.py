@@ -19,8 +19,18 @@ def commands():
     return [line.strip() for line in text.splitlines() if line.startswith("    ") and line[4] != " "]
 
 
+def example_spec():
+    """The spec that the document shows."""
+    text = (ROOT / "docs" / "running-on-a-cluster.md").read_text()
+    return text.partition("```toml\n")[2].partition("```")[0]
+
+
 def test_every_command_of_the_document_works(cluster, tmp_path):
     write_small_scan(tmp_path / "my_scan.h5")
+    (tmp_path / "my_series.toml").write_text(example_spec())
+    (tmp_path / "scans").mkdir()
+    for name in ("scan_1", "scan_2"):
+        write_small_scan(tmp_path / "scans" / f"{name}.h5")
     (tmp_path / "jobs").symlink_to(ROOT / "jobs")
     (tmp_path / "bin").mkdir()
     program = tmp_path / "bin" / "ptycho"
@@ -41,9 +51,11 @@ def test_every_command_of_the_document_works(cluster, tmp_path):
         allowed = (0, 3) if words[:2] in (["ptycho", "status"], ["ptycho", "logs"]) else (0,)
         assert ended.returncode in allowed, f"{command}\n{ended.stdout}\n{ended.stderr}"
         done[command] = ended.stdout
-        if words[:2] == ["ptycho", "submit"] and "--dry-run" not in words:
+        if words[:2] == ["ptycho", "submit"] and "--dry-run" not in words and "my_scan.toml" in words:
             wait_for_a_log(cluster, tmp_path)
     assert any("#SBATCH --nodes=2" in text for command, text in done.items() if "--dry-run" in command)
+    assert done["ptycho collect"].startswith("2 scans: 2 finished.")
+    assert "2 scans: 2 finished" in done["ptycho status --watch"]
     assert "is finished already" in done["ptycho resume"]
     assert sum("Finished" in text for text in done.values()) == 2, "both MPI runs"
 
@@ -52,7 +64,7 @@ def wait_for_a_log(cluster, folder):
     """`logs` needs a rank's log, and the queue may hold the job for some seconds."""
     (launch,) = folder.glob("runs/*/launch.json")
     cluster.wait_for(json.loads(launch.read_text())["job_id"], "RUNNING", "COMPLETED")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while not list(folder.glob("runs/*/logs/rank-0.log")):
         assert time.monotonic() < end
         time.sleep(0.2)

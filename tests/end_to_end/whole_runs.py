@@ -68,7 +68,7 @@ def ptycho(*arguments, cwd, prefix=()):
     """Run the command to its end."""
     return subprocess.run(
         [*prefix, sys.executable, "-m", "ptycho", *map(str, arguments)],
-        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=400, check=False,
+        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
 
 
@@ -98,7 +98,7 @@ def events(folder):
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
 
-def run_until(spec, is_time, timeout_s=120):
+def run_until(spec, is_time, timeout_s=600):
     """Start a run, and kill every process of it with SIGKILL as soon as an event satisfies `is_time`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "ptycho", "run", str(spec)],

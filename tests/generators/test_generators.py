@@ -78,7 +78,7 @@ def test_width_follows_the_configuration():
 def test_unknown_architecture_names_what_exists():
     with pytest.raises(ModelError, match=r'"fno" is not available; available: cnn'):
         build_generator(ModelConfig(architecture="fno"))
-    assert list(GENERATORS) == ["cnn"]
+    assert list(GENERATORS) == ["cnn", "unrolled"]
 
 
 def test_unknown_head_is_refused():

@@ -1,6 +1,7 @@
 """Small scans, specs and real processes for the tests of jobs and of the command line."""
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -37,6 +38,8 @@ def write_spec(folder, **overrides):
     values = {"job__engine": "rpie", "data__scan": "scan.h5", "output__dir": str(folder / "runs"), **overrides}
     tables = {}
     for path, value in values.items():
+        if value is None:
+            continue
         table, _, key = path.partition("__")
         shown = str(value).lower() if isinstance(value, bool) else repr(value)
         tables.setdefault(table, []).append(f"{key} = {shown}")
@@ -61,7 +64,7 @@ def ptycho(*arguments, cwd, prefix=()):
     """Runs the command in a process of its own, with stages that only count."""
     command = [*prefix, sys.executable, "-m", "ptycho", *map(str, arguments)]
     return subprocess.run(
-        command, cwd=cwd, env=stand_in_environment(), capture_output=True, text=True, timeout=120, check=False
+        command, cwd=cwd, env=stand_in_environment(), capture_output=True, text=True, timeout=600, check=False
     )
 
 
@@ -76,3 +79,11 @@ def start_ptycho(*arguments, cwd):
         text=True,
         start_new_session=True,
     )
+
+
+def write_program(folder, name, script):
+    """A program of this name for the front of PATH."""
+    folder.mkdir(exist_ok=True)
+    path = folder / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)

@@ -1,36 +1,77 @@
 """The batch script: what Slurm is asked for, and what the script does when the ranks have ended."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from ptycho.jobs.batch_script import script_text
+from ptycho.jobs.batch_script import Submission
 from ptycho.jobs.json_file import write_json
-from tests.jobs.small_runs import make_run, ptycho, write_spec
-from tests.jobs.test_launcher import write_program
+from ptycho.jobs.launcher import Launch, start
+from ptycho.jobs.new_series import new_series
+from ptycho.jobs.series_launcher import start_series
+from ptycho.jobs.spec import load_spec
+from ptycho.jobs.status import read_status
+from tests.jobs.small_runs import make_run, ptycho, write_program, write_spec
+from tests.jobs.test_series import write_series
 
 GOLDEN = Path(__file__).parent / "golden" / "two-nodes-of-four-gpus.sbatch"
 
 
-def test_the_script_for_two_nodes_of_four_gpus_is_the_one_that_was_looked_at(tmp_path):
-    folder, job = make_run(
-        tmp_path, job__name="star", resources__executor="slurm", resources__nodes=2, resources__gpus_per_node=4,
-        resources__cpus_per_rank=16, resources__memory_gb=240, resources__time_limit_min=240,
-        resources__partition="gpu", resources__account="beam", resources__qos="normal", resources__constraint="a100",
-        resources__reservation="beamtime", resources__exclusive=True, resources__mail_user="me@example.org",
-        resources__mail_type=["END", "FAIL"], resources__setup=["module load cuda"], resources__max_requeues=5,
-        resources__extra_sbatch=["--switches=1", "--contiguous"],
-    )  # fmt: skip
-    text = script_text(folder, job, folder.path / "submitit" / "1", None)
-    text = text.replace(str(folder.path), "/runs/star").replace(sys.executable, "python")
-    assert text == GOLDEN.read_text()
+def script_text(folder, job):
+    return Submission(runs=[folder], job=job, folder=folder.path / "submitit" / "1", python=None).text()
+
+
+WANTED = {
+    "job__name": "star", "resources__executor": "slurm", "resources__nodes": 2, "resources__gpus_per_node": 4,
+    "resources__cpus_per_rank": 16, "resources__memory_gb": 240, "resources__time_limit_min": 240,
+    "resources__partition": "gpu", "resources__account": "beam", "resources__qos": "normal",
+    "resources__constraint": "a100", "resources__reservation": "beamtime", "resources__exclusive": True,
+    "resources__mail_user": "me@example.org", "resources__mail_type": ["END", "FAIL"],
+    "resources__setup": ["module load cuda"], "resources__max_requeues": 5,
+    "resources__extra_sbatch": ["--switches=1", "--contiguous"],
+}  # fmt: skip
+
+
+def test_a_dry_run_for_two_nodes_of_four_gpus_is_the_script_that_was_looked_at(tmp_path):
+    done = ptycho("submit", write_spec(tmp_path, **WANTED), "--dry-run", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.replace(str(tmp_path / "runs" / "star-DATE-TIME"), "/runs/star")
+    assert text.replace(sys.executable, "python").partition("\nrank  ")[0] == GOLDEN.read_text()
+
+
+def test_the_script_that_is_shown_is_the_one_that_sbatch_gets(tmp_path, fake_slurm):
+    folder, job = make_run(tmp_path, **WANTED)
+    start(folder, job)
+    assert (tmp_path / "script").read_text().rstrip() + "\n" == script_text(folder, job)
+
+
+def test_an_array_has_a_task_for_each_scan_and_asks_for_itself_alone(tmp_path, fake_slurm):
+    write_series(tmp_path, names=("a", "b", "c"))
+    folder, _ = new_series(
+        load_spec(tmp_path / "job.toml", ["resources.executor=slurm", "resources.max_parallel_scans=2"])
+    )
+    (tmp_path / "asked").mkdir()
+    write_program(tmp_path / "bin", "sbatch", f'cp "$1" {tmp_path}/asked/; echo "Submitted batch job 7"')
+    write_program(tmp_path / "bin", "squeue", "exit 0")
+    start_series(folder)
+    array, table = sorted((tmp_path / "asked").iterdir(), key=lambda path: "--array" not in path.read_text())
+    text = array.read_text()
+    assert "#SBATCH --array=0-2%2\n" in text
+    assert "#SBATCH --job-name=beamtime\n" in text
+    assert 'job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in text
+    assert "#SBATCH --dependency=afterany:7\n" in table.read_text()
+    listed = (folder.submitit(1) / "scans" / "runs.txt").read_text().splitlines()
+    assert listed == [str(run.path) for run in folder.runs()]
+    assert [Launch.read(run).job_id for run in folder.runs()] == ["7_0", "7_1", "7_2"]
+    assert [read_status(run).job_id for run in folder.runs()] == ["7_0", "7_1", "7_2"]
 
 
 def test_no_time_limit_leaves_it_to_the_partition(tmp_path):
     folder, job = make_run(tmp_path, resources__executor="slurm", resources__max_requeues=0)
-    text = script_text(folder, job, folder.path / "submitit" / "1", None)
+    text = script_text(folder, job)
     assert "--time" not in text
     assert "#SBATCH --no-requeue" in text
 
@@ -43,7 +84,11 @@ def test_a_dry_run_shows_script_command_and_shares_and_writes_nothing(tmp_path):
     assert "#SBATCH --ntasks-per-node=4" in done.stdout
     assert "-u -m submitit.core._submit" in done.stdout
     assert "12 frames of 16 × 16 on 8 ranks." in done.stdout
-    assert [line.split()[1] for line in done.stdout.splitlines() if line.endswith("MB")] == list("12121212")
+    assert [line.split()[1:3] for line in done.stdout.splitlines() if line.endswith("MB")] == [
+        [frames, "0"] for frames in "12121212"
+    ]
+    assert re.search(r"Memory: estimated \d+ MB for a rank: program \d+, frames 0, canvas 0, one step 0", done.stdout)
+    assert "Time: unknown; " in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
 
 
@@ -51,7 +96,7 @@ def test_what_is_no_option_of_sbatch_is_refused_before_anything_is_written(tmp_p
     spec = write_spec(tmp_path, resources__extra_sbatch=["switches 1"])
     done = ptycho("check", spec, cwd=tmp_path)
     assert done.returncode == 2
-    assert 'resources.extra_sbatch[0] = "switches 1": must be one option of sbatch' in done.stderr
+    assert 'resources.extra_sbatch[0] = "switches 1": must be one option: --name' in done.stderr
 
 
 class Ending:
@@ -65,7 +110,7 @@ class Ending:
         self.run, job = make_run(folder, resources__executor="slurm", resources__max_requeues=3)
         self.logs = self.run.path / "submitit" / "1"
         self.logs.mkdir(parents=True)
-        self.text = script_text(self.run, job, self.logs, None)
+        self.text = script_text(self.run, job)
 
     def ranks(self, *statuses):
         return "".join(f"cp {self._record(status)} $run/ranks/rank-{n}.json;" for n, status in enumerate(statuses))

@@ -6,13 +6,12 @@ import pytest
 
 from ptycho.errors import PackageError, RequestError, WorkError
 from ptycho.jobs import cluster_job
-from ptycho.jobs.cluster_job import ClusterJob, cancel_job, find_job
+from ptycho.jobs.cluster_job import ClusterJob, cancel_job, find_job, find_jobs
 from ptycho.jobs.launcher import Launch, settle, start
 from ptycho.jobs.process import Process
 from ptycho.jobs.ranks_record import FAILED, RankRecord
 from ptycho.jobs.status import read_status
-from tests.jobs.small_runs import make_run
-from tests.jobs.test_launcher import write_program
+from tests.jobs.small_runs import make_run, write_program
 
 
 class Slurm:
@@ -24,8 +23,8 @@ class Slurm:
 
     def answers(self, queue="", accounts="", cancel="exit 0"):
         gone = 'echo "slurm_load_jobs error: Invalid job id specified" >&2; exit 1'
-        write_program(self.folder, "squeue", f"echo '{queue}'" if queue else gone)
-        write_program(self.folder, "sacct", f"echo '{accounts}'" if accounts else "exit 0")
+        write_program(self.folder, "squeue", f"echo '7|N/A|{queue}'" if queue else gone)
+        write_program(self.folder, "sacct", f"echo '7|{accounts}'" if accounts else "exit 0")
         write_program(self.folder, "scancel", cancel)
 
 
@@ -124,6 +123,38 @@ def test_every_end_that_the_run_could_not_tell_has_a_sentence_and_a_next_step(
     assert sentence in found.error
     assert next_step in found.next_step
     assert settle(folder) == status
+
+
+@pytest.mark.parametrize(
+    ("queue", "next_step"),
+    [
+        ("PENDING|Priority||0|", "ptycho cancel"),
+        ("PENDING|PartitionTimeLimit||0|", "ptycho cancel {run}, then submit it again with other [resources]"),
+        ("PENDING|BeginTime||1|", "wait, ptycho status --watch {run}"),
+        ("RUNNING|None|n1|0|", "ptycho logs --follow {run}"),
+        ("A_STATE_OF_TOMORROW|||0|", "ptycho status {run} again, on a login node"),
+    ],
+)
+def test_every_state_of_a_job_that_is_not_over_has_a_next_step(slurm, submitted, queue, next_step):
+    folder, _ = submitted
+    RankRecord(rank=0, attempt=1, process=Process.current()).write(folder)
+    slurm.answers(queue=queue)
+    assert next_step.format(run=folder.path) in read_status(folder).next_step
+
+
+def test_many_jobs_are_asked_for_with_one_question(slurm):
+    lines = "12|0|RUNNING|None|n1|0|\n12|1|PENDING|JobArrayTaskLimit||0|\n13|N/A|COMPLETED|None|n2|0|"
+    count = f'echo "$*" >> {slurm.folder}/asked; '
+    write_program(slurm.folder, "squeue", f"{count}printf '%s\\n' '{lines}'")
+    write_program(slurm.folder, "sacct", f"{count}echo '12_2|FAILED|n1'")
+    found = find_jobs(["12_0", "12_1", "12_2", "13", "99"])
+    states = {job_id: job.state for job_id, job in found.items()}
+    expected = {"12_0": "RUNNING", "12_1": "PENDING", "12_2": "FAILED", "13": "COMPLETED", "99": "UNKNOWN"}
+    assert states == expected
+    assert "max_parallel_scans" in found["12_1"].sentence
+    asked = (slurm.folder / "asked").read_text().splitlines()
+    assert [line.partition("--jobs=")[2].split()[0] for line in asked] == ["12,13,99", "12,13,99"]
+    assert find_jobs([]) == {}
 
 
 def test_a_requeued_run_is_not_taken_for_a_failed_one(slurm, submitted):

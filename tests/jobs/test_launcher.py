@@ -1,33 +1,13 @@
-import os
-import stat
-import sys
-
 import pytest
 
 from ptycho.errors import PackageError
 from ptycho.jobs.launcher import Launch, check_programs, start
 from ptycho.jobs.lock import owner
 from ptycho.jobs.resolve import resolve
-from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.spec import load_spec
 from ptycho.jobs.status import read_status
-from tests.jobs.small_runs import make_run, ptycho, write_spec
-
-
-def write_program(folder, name, script):
-    """A program of this name for the front of PATH."""
-    folder.mkdir(exist_ok=True)
-    path = folder / name
-    path.write_text(f"#!/bin/sh\n{script}\n")
-    path.chmod(path.stat().st_mode | stat.S_IXUSR)
-
-
-@pytest.fixture
-def fake_slurm(tmp_path, monkeypatch):
-    """An sbatch that keeps the script it is given and answers as Slurm does."""
-    write_program(tmp_path / "bin", "sbatch", f'cp "$1" {tmp_path}/script; echo "Submitted batch job 4711"')
-    write_program(tmp_path / "bin", "srun", "exit 1")
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+from tests.jobs.image_files import write_image
+from tests.jobs.small_runs import make_run, write_spec
 
 
 def test_a_cluster_job_asks_slurm_for_what_the_spec_says(tmp_path, fake_slurm):
@@ -53,7 +33,8 @@ def test_a_cluster_job_asks_slurm_for_what_the_spec_says(tmp_path, fake_slurm):
 
 def test_programs_that_are_missing_are_named_at_the_door(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", "")
-    for overrides in (["resources.executor=slurm"], ["container.image=scan.h5"]):
+    write_image(tmp_path / "a.sif")
+    for overrides in (["resources.executor=slurm"], ["container.image=a.sif"]):
         monkeypatch.chdir(tmp_path)
         job, _ = resolve(load_spec(write_spec(tmp_path), overrides))
         with pytest.raises(PackageError, match="not on PATH"):
@@ -70,19 +51,3 @@ def test_a_start_that_fails_gives_the_lock_back(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="temporarily"):
         start(folder, job)
     assert not folder.lock_path.exists()
-
-
-@pytest.mark.slow
-def test_ranks_run_inside_the_container_that_the_spec_names(tmp_path, monkeypatch):
-    script = (
-        f'echo "$@" >> {tmp_path}/calls\nwhile [ "$1" != python3 ]; do shift; done\nshift\nexec {sys.executable} "$@"'
-    )
-    write_program(tmp_path / "bin", "apptainer", script)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
-    (tmp_path / "image.sif").touch()
-    spec = write_spec(tmp_path, container__image="image.sif", container__binds=["/data:/data:ro"])
-    done = ptycho("run", spec, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    (call,) = (tmp_path / "calls").read_text().splitlines()
-    assert call.startswith(f"exec --bind {tmp_path}/runs --bind {tmp_path} --bind /data:/data:ro {tmp_path}/image.sif")
-    assert RunFolder.newest(tmp_path / "runs").read_state()["status"] == "finished"

@@ -9,7 +9,7 @@ import pytest
 
 from ptycho.jobs.events import read_lines
 from ptycho.jobs.lock import owner
-from ptycho.jobs.run_folder import RunFolder
+from ptycho.jobs.run_folder import RunFolder, seconds_between
 from tests.jobs.small_runs import ptycho, start_ptycho, write_spec
 
 # Epochs 1 to 6 add epoch × (1 + 2) on two ranks.
@@ -31,7 +31,7 @@ def assert_complete(folder, total=TOTAL_OF_TWO_RANKS):
 
 def wait_for_epoch(folder_of, epoch):
     """Waits until a run has written this epoch, and returns its folder."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 300
     while time.monotonic() < end:
         found = list(folder_of.glob("*/metrics.jsonl"))
         if found and len(read_lines(found[0])) >= epoch:
@@ -79,14 +79,13 @@ def test_a_run_killed_with_everything_it_started_is_resumed_without_losing_an_ep
     ],
 )
 def test_when_one_rank_ends_all_end_and_it_is_named(tmp_path, name, sentence):
-    began = time.monotonic()
     done = ptycho("run", write_two_rank_spec(tmp_path, name), cwd=tmp_path)
-    assert time.monotonic() - began < 40
     assert done.returncode == 1
     assert re.search(sentence, done.stderr), done.stderr
     assert "Traceback" not in done.stderr
     folder = RunFolder.newest(tmp_path / "runs")
     assert re.search(sentence, folder.read_state()["error"]["message"])
+    assert seconds_between(read_lines(folder.metrics_path)[-1]["time"], folder.read_state()["updated"]) < 60
     assert owner(folder) is None
     resumed = ptycho("resume", folder.path, cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
@@ -99,7 +98,7 @@ def test_ctrl_c_saves_the_state_and_exits_with_130(tmp_path):
     folder = wait_for_epoch(tmp_path / "runs", 2)
     # As a terminal does: to the command, the controller and the ranks at once.
     os.killpg(process.pid, signal.SIGINT)
-    output, errors = process.communicate(timeout=60)
+    output, errors = process.communicate(timeout=300)
     assert process.returncode == 130, errors
     assert "ptycho resume" in errors
     assert "saving the state" in output

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import asdict, replace
 
@@ -12,6 +13,8 @@ from ptycho.jobs.json_file import write_json
 from ptycho.jobs.process import Process
 from ptycho.jobs.ranks_record import FINISHED, RankRecord
 from ptycho.jobs.run_folder import RunFolder
+
+ELSEWHERE = Process(host="elsewhere", pid=1, started=1)
 
 
 @pytest.fixture
@@ -59,13 +62,40 @@ def test_a_living_rank_counts_as_owner_when_its_launcher_is_gone(folder, sleeper
     lock.acquire(folder)
 
 
-def test_another_host_owns_it_as_long_as_its_heart_beats(folder):
-    hold(folder, Process(host="elsewhere", pid=1, started=1))
+def test_another_host_owns_it_as_long_as_its_heart_beats(folder, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.02)
+    hold(folder, ELSEWHERE)
     with pytest.raises(RequestError, match="on elsewhere"):
         lock.acquire(folder)
     long_ago = time.time() - 2 * lock.STALE_AFTER_S
     os.utime(folder.lock_path, (long_ago, long_ago))
     lock.acquire(folder)
+
+
+@pytest.mark.parametrize("wrong_by_s", [-5000, 5000])
+def test_another_host_keeps_its_lock_although_its_clock_is_wrong(folder, wrong_by_s, monkeypatch):
+    monkeypatch.setattr(lock, "HEARTBEAT_S", 0.2)
+    hold(folder, ELSEWHERE)
+    stop = threading.Event()
+
+    def beat():
+        os.utime(folder.lock_path, (time.time() + wrong_by_s,) * 2)
+
+    def keep_beating():
+        while not stop.wait(0.02):
+            beat()
+
+    beat()
+    heart = threading.Thread(target=keep_beating)
+    heart.start()
+    try:
+        with pytest.raises(RequestError, match="on elsewhere"):
+            lock.acquire(folder)
+    finally:
+        stop.set()
+        heart.join()
+    lock.acquire(folder)
+    assert lock.owner(folder) == Process.current()
 
 
 def test_only_one_of_many_takes_a_stale_lock(folder, sleeper):

@@ -3,11 +3,17 @@ import sys
 import numpy as np
 import pytest
 
+from ptycho.config.config import ModelConfig
+from ptycho.config.synthetic import SyntheticConfig
 from ptycho.errors import DataError, ModelError, PackageError, RequestError, SpecError
 from ptycho.jobs import resolve as resolve_module
 from ptycho.jobs.resolve import resolve, visible_gpus
 from ptycho.jobs.resolved_job import ResolvedJob
-from ptycho.jobs.spec import load_spec
+from ptycho.jobs.spec import load_spec, parse_spec
+from ptycho_torch.pinn.bundle import save_bundle
+from ptycho_torch.pinn.card import ModelCard
+from ptycho_torch.pinn.network import PtychoNetwork
+from ptycho_torch.pinn.trained import TrainedModel
 from tests.jobs.small_runs import write_spec
 
 
@@ -118,3 +124,37 @@ def test_a_crop_reaches_the_model(tmp_path):
     job = resolved(tmp_path, data__crop_px=8)
     assert job.training.model.N == 8
     assert np.isclose(job.data.validation_fraction, 0.05)
+
+
+def test_random_scenes_are_trained_on_and_a_simulated_scan_tried():
+    spec = parse_spec('[data]\nsource = "synthetic"\n[synthetic]\npatch_sizes = [64]\n[execution]\naccelerator = "cpu"')
+    job, scan = resolve(spec)
+    assert job.stages == ("train", "reconstruct", "refine", "evaluate")
+    assert (job.data.scan, job.name, job.training.model.N) == (None, "synthetic", 64)
+    assert (job.training.model.architecture, job.training.model.model_type) == ("unrolled", "supervised")
+    assert scan.truth is not None
+    assert ResolvedJob.from_json(job.to_json()) == job
+
+
+def test_a_written_number_of_epochs_trains_on_from_a_bundle(tmp_path):
+    save_bundle(small_model(), tmp_path / "model")
+    settings = {"job__engine": "pinn", "model__bundle": "model", "execution__accelerator": "cpu"}
+    applied = resolved(tmp_path, **settings)
+    tuned = resolved(tmp_path, **settings, training__nepochs=2)
+    assert applied.stages[0] == "reconstruct"
+    assert tuned.stages[:2] == ("train", "reconstruct")
+    # A model of random scenes serves frames of any size.
+    assert tuned.training.model.N == 16
+    assert tuned.training.model.architecture == "unrolled"
+
+
+def test_the_linear_inverse_has_nothing_to_train(tmp_path):
+    job = resolved(tmp_path, job__engine="pinn", model__architecture="linear", execution__accelerator="cpu")
+    assert job.stages == ("reconstruct", "refine", "evaluate")
+    assert job.training.model.gridsize == 1
+
+
+def small_model():
+    config = ModelConfig(N=32, n_filters_scale=1, max_hidden_channels=8, architecture="unrolled")
+    card = ModelCard.of_scenes(SyntheticConfig(patch_sizes=(32,)), 0)
+    return TrainedModel(PtychoNetwork(config, np.ones((1, 32, 32), np.complex64), 1e5), card=card)

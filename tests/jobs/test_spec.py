@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from ptycho.errors import RequestError, SpecError
+from ptycho.jobs.scan_patterns import distinct_names
 from ptycho.jobs.spec import load_spec, parse_spec
 
 MINIMAL = '[job]\nengine = "rpie"\n\n[data]\nscan = "scan.h5"\n'
@@ -40,7 +41,7 @@ def test_paths_start_at_the_spec_file_and_overridden_ones_where_the_user_is(tmp_
         (
             "learning_rate = 1e-3",
             "training",
-            "training.learning_rate: there is no such key. It belongs below [execution].",
+            "training.learning_rate: there is no such key. It belongs below [refine] or [execution].",
         ),
         ('batch_size = "16"', "training", 'training.batch_size = "16": must be a whole number.'),
         ("nepochs = 2.5", "training", "training.nepochs = 2.5: must be a whole number."),
@@ -73,9 +74,8 @@ def test_a_wrong_key_is_named_with_its_path_value_and_expectation(line, table, e
     [
         (
             '[job]\nengine = "pin"\n[data]\nscan = "a"',
-            'job.engine = "pin": must be one of "pinn", "rpie", "epie". Did you',
+            'job.engine = "pin": must be one of "pinn", "rpie", "epie", "mpie", "dm", "raar", "lsqml",',
         ),
-        ('[job]\nengine = "dm"\n[data]\nscan = "a"', "this version has no such engine"),
         ('[job]\nname = "a b"\n[data]\nscan = "a"', "made of letters, digits"),
         ("[job]\nseed = 1", "data.scan: missing."),
         ('[data]\nscan = "a"\nscans = ["b"]', "only one of them"),
@@ -122,16 +122,36 @@ def test_numbers_of_toml_are_numbers():
     assert parse_spec(MINIMAL + "[training]\nnphotons = 1_000\n").training["nphotons"] == 1000
 
 
-def test_patterns_must_match_exactly_one_scan(tmp_path):
-    text = "[data]\nscans = ['scan_*.h5']\n"
+def test_patterns_name_one_scan_or_a_series(tmp_path):
+    text = "[data]\nscans = ['scan_*.h5']\n[job]\nengine = 'rpie'\nname = 'beamtime'\n"
     path = tmp_path / "job.toml"
     with pytest.raises(RequestError, match="no file in"):
         parse_spec(text, path=path)
     (tmp_path / "scan_1.h5").touch()
-    assert parse_spec(text, path=path).data.scan == str(tmp_path / "scan_1.h5")
+    alone = parse_spec(text, path=path)
+    assert (alone.data.scan, alone.is_series) == (str(tmp_path / "scan_1.h5"), False)
     (tmp_path / "scan_2.h5").touch()
-    with pytest.raises(SpecError, match="matches 2 files"):
-        parse_spec(text, path=path)
+    series = parse_spec(text.replace("*.h5'", "*.h5', 'missing.h5'"), path=path)
+    assert series.is_series
+    assert [scan.name for scan in series.scans] == ["missing.h5", "scan_1.h5", "scan_2.h5"]
+    one = series.for_scan(series.scans[1])
+    assert (one.data.scan, one.job.name, one.is_series) == (str(tmp_path / "scan_1.h5"), None, False)
+
+
+def test_a_network_for_several_scans_is_trained_on_one_that_the_user_names(tmp_path):
+    text = "[data]\nscans = ['a.h5', 'b.h5']\n"
+    assert 'name the scan that it is trained on (train = "a.h5")' in problems(text)[0]
+    assert parse_spec(text + "train = 'c.h5'\n", path=tmp_path / "job.toml").data.train == str(tmp_path / "c.h5")
+    assert parse_spec(text + "[model]\nbundle = 'wts.h5.zip'\n").is_series
+    assert "only one of them" in problems(text + "train = 'c.h5'\n[model]\nbundle = 'wts.h5.zip'\n")[0]
+    assert "uses no network" in problems(text + "train = 'c.h5'\n[job]\nengine = 'rpie'\n")[0]
+    assert "Train such a network first" in problems(text + "source = 'synthetic'\n")[0]
+    assert "only for several scans" in problems("[data]\nscan = 'a.h5'\ntrain = 'c.h5'\n")[0]
+
+
+def test_scans_get_names_that_tell_them_apart():
+    paths = [Path("/d/one/scan 1.h5"), Path("/d/two/scan 1.h5"), Path("/d/other.h5"), Path("/d/other.cxi")]
+    assert distinct_names(paths) == ["one-scan-1", "two-scan-1", "d-other", "d-other-cxi-3"]
 
 
 def test_a_missing_spec_names_the_closest_file(tmp_path):
@@ -144,3 +164,15 @@ def test_a_scan_given_as_spec_is_recognised(tmp_path):
     (tmp_path / "scan.h5").write_bytes(b"\x89HDF\r\n\xff\xfe")
     with pytest.raises(RequestError, match="not a text file"):
         load_spec(tmp_path / "scan.h5")
+
+
+def test_random_scenes_need_no_scan_but_a_network():
+    spec = parse_spec('[data]\nsource = "synthetic"\n[synthetic]\npatch_sizes = [64, 128]')
+    assert spec.data.scan is None
+    assert spec.synthetic == {"patch_sizes": (64, 128)}
+    with pytest.raises(SpecError, match=r'engine "rpie" trains no network'):
+        parse_spec('[job]\nengine = "rpie"\n[data]\nsource = "synthetic"')
+    with pytest.raises(SpecError, match=r'the table is for data.source = "synthetic"'):
+        parse_spec('[data]\nscan = "a.h5"\n[synthetic]\nphotons = [1e3, 1e4]')
+    with pytest.raises(SpecError, match=r"synthetic.photons = .*both between 1 and"):
+        parse_spec('[data]\nsource = "synthetic"\n[synthetic]\nphotons = [0.0, 1e4]')

@@ -67,5 +67,5 @@ def test_a_finished_run_shows_what_it_reached(folder):
 def test_the_keys_for_programs_stay_the_same(folder):
     assert list(read_status(folder).to_dict()) == [
         "folder", "status", "stage", "epoch", "n_epochs", "numbers", "seconds_per_epoch", "seconds_left", "stages",
-        "n_ranks", "executor", "job_id", "attempts", "error", "result", "next_step", "slurm",
+        "n_ranks", "executor", "job_id", "attempts", "error", "result", "next_step", "slurm", "part_done",
     ]  # fmt: skip

@@ -243,6 +243,18 @@ def test_a_loss_that_is_not_finite_ends_training_and_keeps_the_last_checkpoint(t
     assert all(torch.isfinite(value).all() for value in state["weights"].values())
 
 
+def test_weights_that_a_lost_gradient_has_spoilt_are_never_saved(tmp_path):
+    class _Poison(Callback):
+        def on_after_backward(self, trainer, pl_module):
+            if trainer.current_epoch == 1:
+                pl_module.network.generator.last.bias.grad.fill_(torch.nan)
+
+    with pytest.raises(WorkError, match=r"weights are not finite numbers after 1 epochs; lower"):
+        run(nepochs=3, checkpoint_dir=tmp_path, checkpoint_every_s=0.0, callbacks=[_Poison()])
+    state = torch.load(tmp_path / FILE_NAME, weights_only=True)
+    assert all(torch.isfinite(value).all() for value in state["weights"].values())
+
+
 def test_ending_no_better_than_a_constant_object_is_said():
     class _Spoil(Callback):
         def on_train_end(self, trainer, pl_module):
@@ -379,7 +391,7 @@ def start_all(folder, size):
 
 def finish(children):
     for child in children:
-        child.communicate(timeout=300)
+        child.communicate(timeout=900)
     assert [child.returncode for child in children] == [0] * len(children)
 
 

@@ -136,7 +136,7 @@ def _look_into_hdf5(path: Path, kind: Literal["hdf5", "matlab"]) -> Contents:
 
 
 def _attributes(file: Any) -> dict[str, object]:
-    """The attributes by which formats are recognised; no others, because each may be damaged."""
+    """The attributes by which formats are recognised; no others, for each is a place where a file may be damaged."""
     found: dict[str, object] = {}
     for name in RECOGNISED_BY:
         try:

@@ -118,6 +118,10 @@ def _write_truth(group: h5py.Group, truth: Truth) -> None:
         group["probe"] = truth.probe
     if truth.positions_px is not None:
         group["positions"] = truth.positions_px
+    if truth.slices is not None:
+        group["slices"] = truth.slices
+    if truth.intensity is not None:
+        group["intensity"] = truth.intensity
 
 
 def _read_scan(source: HDF5Source, overrides: ReadOverrides) -> Scan:
@@ -189,6 +193,8 @@ def _read_truth(source: HDF5Source) -> Truth:
         grid=_grid(source, image.shape, "truth/object"),
         probe=_images(source, "truth/probe", 3),
         positions_px=source.array("truth/positions").astype(np.float64) if "truth/positions" in source else None,
+        slices=_images(source, "truth/slices", 3),
+        intensity=source.array("truth/intensity").astype(np.float64) if "truth/intensity" in source else None,
     )
 
 

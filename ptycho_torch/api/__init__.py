@@ -1,0 +1,1 @@
+"""Doors for the ptychodus application; thin, what is computed is computed elsewhere."""

@@ -1,0 +1,68 @@
+"""Numerators and weights of one batch, summed over its frames and over ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ptycho.parallel import Ranks
+from ptycho_torch.engines.estimate import Chunk
+from ptycho_torch.physics.patches import accumulate_patches, accumulate_pattern
+
+
+class Sums:
+    """Σ_j P*φ_j with Σ_j |P|² and Σ_j O_j*φ_j with Σ_j |O_j|² of one batch, in one buffer: ranks meet once per batch.
+
+    object (y, x), object_weight (y, x), probe (mode, y, x), probe_weight (y, x), missed: scalar Σ|√k − √λ|
+    """
+
+    def __init__(self, image: Tensor, probe: Tensor) -> None:
+        sizes = [2 * image.numel(), 2 * probe.numel(), image.numel(), probe[0].numel(), 1]
+        self._packed = torch.zeros(sum(sizes), device=image.device)
+        parts = torch.split(self._packed, sizes)
+        self.object = torch.view_as_complex(parts[0].view(*image.shape, 2))
+        self.probe = torch.view_as_complex(parts[1].view(*probe.shape, 2))
+        self.object_weight = parts[2].view(image.shape)
+        self.probe_weight = parts[3].view(probe.shape[1:])
+        self.missed = parts[4][0]
+
+    def clear(self) -> None:
+        """Start another batch."""
+        self._packed.zero_()
+
+    def add_probe(self, chunk: Chunk, waves: Tensor) -> None:
+        """Add the probe's numerator and weight of waves φ (position, mode, y, x)."""
+        self.probe += (chunk.patches.conj().unsqueeze(1) * waves).sum(0)
+        self.probe_weight += torch.view_as_real(chunk.patches).square().sum(0).sum(-1)
+
+    def add_object(self, chunk: Chunk, waves: Tensor) -> None:
+        """Add the object's numerator and weight of waves φ (position, mode, y, x), whose memory is used up."""
+        weight = torch.view_as_real(chunk.probe).square().sum(-1)
+        if chunk.probe.dim() == 3:
+            accumulate_pattern(self.object_weight, weight.sum(0), chunk.windows)
+        else:
+            accumulate_patches(self.object_weight, weight.sum(1), chunk.windows)
+        waves *= chunk.probe.conj()
+        accumulate_patches(self.object, waves[:, 0] if waves.shape[1] == 1 else waves.sum(1), chunk.windows)
+
+    def share(self, ranks: Ranks) -> None:
+        """Replace by the sum over ranks."""
+        share(self._packed, ranks)
+
+
+def share(tensor: Tensor, ranks: Ranks) -> None:
+    """Replace a contiguous tensor on any device by its sum over ranks."""
+    if ranks.size == 1:
+        return
+    host = tensor.cpu()
+    ranks.all_sum(host)
+    if host is not tensor:
+        tensor.copy_(host)
+
+
+def move(target: Tensor, numerator: Tensor, weight: Tensor, alpha: float, step: float) -> None:
+    """target += step · numerator / ((1 − alpha)·weight + alpha·max weight); reuses the memory of both."""
+    largest = weight.max()
+    # Without light in the batch the numerator is zero too; the floor keeps 0/0 out.
+    weight.mul_(1 - alpha).add_((alpha * largest).clamp(min=torch.finfo(weight.dtype).tiny))
+    target.add_(numerator.mul_(weight.reciprocal_()), alpha=step)
