@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,9 +31,11 @@ HEADER_LIMIT_BYTES = 64 * 2**10
 # Frames up to this size are kept after the first read; larger ones are streamed or mapped.
 CACHE_BYTES = 256 * 2**20
 
+# NumPy parses a header as Python text, and zipfile checks little, so damage shows in many ways.
 DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, NotImplementedError, OSError,
-    RuntimeError, SyntaxError, TypeError, LookupError, OverflowError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, EOFError, ValueError,
+    NotImplementedError, OSError, RuntimeError, SyntaxError, TypeError, LookupError, OverflowError, RecursionError,
+    MemoryError,
 )  # fmt: skip
 
 

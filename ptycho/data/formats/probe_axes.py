@@ -17,7 +17,9 @@ def as_modes(probe: NDArray[Any], what: str) -> NDArray[np.complex64]:
     """
     axes = [length for length in probe.shape[:-2] if length != 1]
     if probe.ndim < 2 or 0 in probe.shape or len(axes) > 2 or probe.dtype.kind not in "iufc":
-        raise DataError(f"{what} has shape {probe.shape} and type {probe.dtype}; a probe is numbers (mode, y, x).")
+        raise DataError(
+            f"{what} has shape {probe.shape} and type {probe.dtype}; it must be numbers with axes (mode, y, x)."
+        )
     first = probe.reshape(*axes, *probe.shape[-2:]) if probe.ndim > 4 else probe
     first = first[0] if first.ndim == 4 else first
     return np.ascontiguousarray(first.reshape(-1, *first.shape[-2:]), dtype=np.complex64)
