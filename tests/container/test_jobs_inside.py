@@ -133,8 +133,8 @@ def test_ranks_on_this_machine_run_inside_the_image(with_apptainer, image, tmp_p
     ptycho(sys.executable, "run", spec, "--set", "resources.executor=local", cwd=tmp_path, env=with_apptainer)
     folder = only_run(tmp_path)
     inside = subprocess.run(
-        [folder.path / "inside", "sh", "-c", "echo $APPTAINER_CONTAINER; touch scan.h5; touch runs/*/here"],
-        cwd=tmp_path, env=with_apptainer, capture_output=True, text=True, timeout=120,
+        [folder.path / "inside", "sh", "-c", f"echo $APPTAINER_CONTAINER; touch scan.h5; touch {folder.path}/here"],
+        cwd=tmp_path, env=with_apptainer, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert inside.stdout.strip() == str(image.path)
     assert "scan.h5" in inside.stderr and "Read-only" in inside.stderr
