@@ -80,7 +80,7 @@ def built(wheels, tmp_path_factory):
     environment = os.environ | {"APPTAINER_TMPDIR": str(folder), "APPTAINER_CACHEDIR": str(folder / "cache")}
     squash = ["--mksquashfs-args", "-comp lz4"]
     command = [WRAPPER, "build", "--notest", "--bind", f"{wheels}:/mnt", *squash, *given, "made.sif", "recipe.def"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=420)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     yield folder / "made.sif"
     shutil.rmtree(folder, ignore_errors=True)
