@@ -105,7 +105,9 @@ def test_a_preempted_run_inside_the_image_goes_on_and_finishes(cluster, environm
     cluster.wait_for(job_id, "PENDING", restarts=1, timeout_s=PATIENCE_S)
     saved = len(refine_epochs(folder))
     cluster.wait_for(job_id, "COMPLETED", restarts=1, timeout_s=PATIENCE_S)
-    assert cluster.accounted_states(job_id) == ["PREEMPTED", "COMPLETED"]
+    # Slurm calls the first run by what came first: its own end of the grace time, or the batch script's request.
+    first, last = cluster.accounted_states(job_id)
+    assert first in ("PREEMPTED", "REQUEUED") and last == "COMPLETED"
     assert folder.read_state()["status"] == "finished"
     assert folder.read_state()["attempts"] == 2
     # Every epoch once; the engine may end before the last when nothing moves any more.
