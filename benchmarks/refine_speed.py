@@ -6,6 +6,7 @@ the phase error rose after its minimum, and the peak memory of the process. A sc
     python benchmarks/refine_speed.py                         simulated scans: three objects, and three doses of one
     python benchmarks/refine_speed.py scan.h5 --epochs 20     a scan file, such as jobs/data/*.h5
     python benchmarks/refine_speed.py --engine epie --alpha 0.5 --momentum 0
+    python benchmarks/refine_speed.py --engine auto --only "natural 1e+06" --warm
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ptycho.config.refine import RefineConfig
 from ptycho.config.simulate import SimulateConfig
@@ -31,20 +33,28 @@ from ptycho.data.scan import Scan
 from ptycho.evaluation.alignment import align
 from ptycho.evaluation.metrics import Scores, scanned_region, score
 from ptycho.parallel import SerialRanks
-from ptycho_torch.engines.pie import Pie
+from ptycho_torch.engines.choice import choose_engine
+from ptycho_torch.engines.interface import Engine
 from ptycho_torch.engines.problem import load_problem
 from ptycho_torch.simulate import simulate_scan
 
 GOAL_RAD = 0.045
-OPTIONS = ("engine", "epochs", "batch_size", "alpha", "probe_alpha", "momentum", "probe_momentum", "probe_modes")
+# What a network leaves (docs/physics.md): slow phase errors, wider than a patch.
+WARM_ERROR_RAD, WARM_ERROR_WIDTH_PX = 0.13, 12.0
+WHOLE = ("epochs", "batch_size", "probe_modes")
+WORDS = ("engine", "batching", "likelihood", "optimizer")
+OPTIONS = (*WORDS, *WHOLE, "alpha", "probe_alpha", "momentum", "probe_momentum", "relaxation", "learning_rate")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scans", nargs="*", type=Path, help="scan files; none: simulated scans")
     parser.add_argument("--seeds", type=int, default=1, help="orders of frames to try on each scan")
+    parser.add_argument("--warm", action="store_true", help="start from an object with slow phase errors of 0.13 rad")
+    parser.add_argument("--by-epoch", action="store_true", help="show the phase error of every fifth epoch, too")
+    parser.add_argument("--only", help="simulated scans whose name holds this word")
     for name in OPTIONS:
-        parse = {"engine": str, "epochs": int, "batch_size": int, "probe_modes": int}.get(name, float)
+        parse = int if name in WHOLE else str if name in WORDS else float
         parser.add_argument(f"--{name.replace('_', '-')}", type=parse, help="see RefineConfig")
     arguments = parser.parse_args()
     config = RefineConfig(**{name: value for name in OPTIONS if (value := getattr(arguments, name)) is not None})
@@ -58,26 +68,36 @@ def main() -> None:
         f"\n{'scan':22s} {'seed':>4s} {'epochs':>6s} {'CPU s/epoch':>11s} {f'CPU s to {GOAL_RAD}':>14s}"
         f" {'phase rad':>9s} {'after min':>9s} {'PSNR dB':>7s} {'R-factor':>8s} {'peak MB':>7s}"
     )
-    for scan in chosen_scans(arguments.scans):
+    for scan in chosen_scans(arguments.scans, arguments.only or ""):
         for seed in range(arguments.seeds):
-            measure(scan, config, seed)
+            errors = measure(scan, config, seed, arguments.warm)
+            if arguments.by_epoch:
+                print(
+                    "   ", "  ".join(f"{error:.4f} @{epoch}" for epoch, error in enumerate(errors, 1) if epoch % 5 == 0)
+                )
 
 
-def chosen_scans(paths: list[Path]) -> Iterator[Scan]:
+def chosen_scans(paths: list[Path], word: str) -> Iterator[Scan]:
     """The scans named, or simulated ones."""
     for path in paths:
         yield open_scan(path)
     if not paths:
         for kind, photons in [("natural", 1e6), ("star", 1e6), ("leaves", 1e6), ("natural", 1e4), ("natural", 1e3)]:
-            yield simulate_scan(SimulateConfig(object=kind, photons=photons, name=f"{kind} {photons:.0e}"))
+            name = f"{kind} {photons:.0e}"
+            if word in name:
+                yield simulate_scan(SimulateConfig(object=kind, photons=photons, name=name))
 
 
-def measure(scan: Scan, config: RefineConfig, seed: int) -> None:
-    """Refine the scan from its own start probe and a flat object, and print one row."""
+def measure(scan: Scan, config: RefineConfig, seed: int, warm: bool) -> list[float]:
+    """Refine the scan from its own start probe and a flat object, or a warm one, and print one row.
+
+    Returns the phase error after each epoch, where truth is known.
+    """
     if scan.probe is None:
         raise SystemExit(f"{scan.name} holds no probe to start from")
     problem = load_problem(scan, np.arange(scan.n_positions), SerialRanks())
-    engine = Pie(problem, config, SerialRanks(), scan.probe, seed=seed)
+    kind, config = choose_engine(config, problem)
+    engine = kind(problem, config, SerialRanks(), scan.probe, warm_start(scan) if warm else None, seed=seed)
     cpu_s, reached_s, errors, scores = 0.0, None, [], None
     for epoch in range(1, config.epochs + 1):
         start_s = time.process_time()
@@ -97,9 +117,22 @@ def measure(scan: Scan, config: RefineConfig, seed: int) -> None:
         f" {shown(scores and scores.amplitude_psnr_db, '7.1f')} {result.r_factor:8.4f} {peak_mb():7.0f}",
         flush=True,
     )
+    return errors
 
 
-def compare(engine: Pie, scan: Scan) -> Scores | None:
+def warm_start(scan: Scan) -> NDArray[np.complex64]:
+    """An object as a network gives it: the truth with a slow phase error of 0.13 rad."""
+    if scan.truth is None:
+        raise SystemExit(f"{scan.name} has no known truth to make a warm start from")
+    truth = scan.truth.object
+    noise = np.random.default_rng(0).normal(size=truth.shape)
+    radius2 = sum(np.square(axis) for axis in np.meshgrid(*map(np.fft.fftfreq, truth.shape), indexing="ij"))
+    slow = np.fft.ifft2(np.fft.fft2(noise) * np.exp(-radius2 * (2 * np.pi * WARM_ERROR_WIDTH_PX) ** 2 / 2)).real
+    warm: NDArray[np.complex64] = (truth * np.exp(1j * WARM_ERROR_RAD * slow / slow.std())).astype(np.complex64)
+    return warm
+
+
+def compare(engine: Engine, scan: Scan) -> Scores | None:
     """Errors against the truth in the scanned region, where the scan knows it on the engine's grid."""
     truth = scan.truth
     if truth is None or truth.object.shape != engine.grid.shape:

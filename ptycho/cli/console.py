@@ -28,9 +28,17 @@ def next_step(text: str) -> None:
 
 def complain(text: str) -> None:
     """An error for people, on standard error."""
-    colour = sys.stderr.isatty() and "NO_COLOR" not in os.environ
-    label = typer.style("Error:", fg="red", bold=True) if colour else "Error:"
-    typer.echo(f"{label} {text}", err=True)
+    _tell("Error:", "red", text)
+
+
+def warn(text: str) -> None:
+    """Something that is wrong and stops nothing, on standard error."""
+    _tell("Warning:", "yellow", text)
+
+
+def _tell(label: str, colour: str, text: str) -> None:
+    is_coloured = sys.stderr.isatty() and "NO_COLOR" not in os.environ
+    typer.echo(f"{typer.style(label, fg=colour, bold=True) if is_coloured else label} {text}", err=True)
 
 
 def show_json(content: Any) -> None:

@@ -58,22 +58,22 @@ def reconstruct(
     model: Annotated[
         Path | None,
         typer.Option(
-            help="A trained model: wts.h5.zip, its folder, or the run that trained it. Left out: the one that comes"
-            " with the program.",
+            help="A trained model: wts.h5.zip, its folder, or the run that trained it. Left out: the linear inverse of"
+            " the forward model, which needs no training.",
             show_default=False,
         ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Apply a trained model to a scan.
+    """Reconstruct a scan without training: by a trained model or by the linear inverse, then refined.
 
     A run without training; --set refine.engine=none keeps the network's image as it is.
     """
-    from ptycho.jobs.engines import PRETRAINED
+    from ptycho.jobs.engines import LINEAR
     from ptycho.jobs.spec import parse_spec
 
-    bundle = f'"{PRETRAINED}"' if model is None else _quoted(model)
-    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\nbundle = {bundle}\n"
+    first = f'architecture = "{LINEAR}"' if model is None else f"bundle = {_quoted(model)}"
+    text = f"[data]\nscan = {_quoted(scan)}\n\n[model]\n{first}\n"
     _run(lambda: parse_spec(text, overrides=overrides or ()), overrides or [])
 
 

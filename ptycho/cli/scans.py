@@ -77,12 +77,14 @@ def convert(
     Whatever a job's [data] can say about a scan can be said here: --set mask=bad.npy --set energy_eV=8000
     """
     from ptycho.data.convert import WRITERS, convert_scan
+    from ptycho.data.formats.trial import try_apart
     from ptycho.jobs.resolve import stated_data
 
     if layout not in WRITERS:
         raise RequestError(f"--format {layout}: must be one of {', '.join(WRITERS)}.")
     _refuse_existing(output, force)
     data = stated_data(source, [*(said or ()), *([] if crop_px is None else [f"crop_px={crop_px}"])])
+    try_apart(source, data.read)
     done = convert_scan(
         source,
         output,
@@ -133,9 +135,11 @@ def inspect(
     """
     from ptycho.data.formats.contents import look_into
     from ptycho.data.formats.start import is_start, read_start
+    from ptycho.data.formats.trial import try_apart
     from ptycho.jobs.resolve import open_job_scan, stated_data
 
     data = stated_data(source, said or ())
+    try_apart(source, data.read)
     contents = look_into(source)
     if is_start(contents):
         _show(_start_facts(source, read_start(source)), as_json)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from ptycho.cli.arguments import AsJson, RunPath
-from ptycho.cli.console import complain, counted, next_step, say, show_json
+from ptycho.cli.console import counted, next_step, say, show_json, warn
 from ptycho.errors import CancelledError, DataError, RequestError, WorkError
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def make_series(spec: JobSpec, overrides: Sequence[str]) -> tuple[SeriesFolder, 
 def warn_of(broken: Sequence[SeriesScan], total: int) -> None:
     """Name the scans that cannot be worked on, on standard error."""
     if broken:
-        complain(f"{len(broken)} of {total} scans cannot be worked on; the others do not wait for them:")
+        warn(f"{len(broken)} of {total} scans cannot be worked on; the others do not wait for them:")
         for scan in broken[:_SHOWN_FAILURES]:
             typer.echo(f"  {scan.name}: {scan.error}", err=True)
 

@@ -46,8 +46,9 @@ class ModelConfig:
     gridsize: Count = option(1, "Frames are taken in groups of gridsize × gridsize neighbours; 1: each by itself.")
     n_filters_scale: Count = option(2, "Multiplier of the number of convolution filters.")
     model_type: Literal["pinn", "supervised"] = option("pinn", "Trained by physics alone, or on known objects.")
-    architecture: Literal["cnn", "unrolled", "fno", "ffno", "fno_vanilla", "neuralop_uno"] = option(
-        "cnn", "Name of the generator."
+    architecture: Literal["cnn", "unrolled", "linear", "fno", "ffno", "fno_vanilla", "neuralop_uno"] = option(
+        "cnn",
+        'Name of the generator; "linear": none, the linear inverse of the forward model, which needs no training.',
     )
     fno_modes: Count = option(12, "Fourier modes kept by Fourier neural operators.")
     fno_width: Count = option(32, "Channels of Fourier neural operators.")

@@ -136,9 +136,9 @@ class Submission:
         # Ranks notice by themselves when one has died. One that hangs, or that never came to where it could notice, is
         # ended with the others; srun alone would wait for it for ever.
         options = [f"--wait={LAST_RANK_WITHIN_S}"]
+        cpus = self.job.resources.cpus_per_rank
         # Since Slurm 22.05 srun no longer takes this from the job.
-        cores = self.job.resources.cpus_per_rank
-        return options + ([f"--cpus-per-task={cores}"] if cores else [])
+        return options + ([f"--cpus-per-task={cpus}"] if cpus else [])
 
     def _before_ranks(self) -> list[str]:
         if len(self.runs) > 1:

@@ -37,8 +37,8 @@ NOT_IN_MODEL = frozenset({"N"})
 _BUNDLE = Annotated[
     str | None,
     Field(
-        description='A trained model: wts.h5.zip, its folder or its run, from the spec file on, or "pretrained", the'
-        " one that comes with the program. Training is skipped, or goes on from it where training.nepochs is written."
+        description="A trained model: wts.h5.zip, its folder or its run, from the spec file on. Training is skipped, or"
+        " goes on from it where training.nepochs is written."
     ),
 ]
 
@@ -114,6 +114,24 @@ def _check_training(values: Mapping[str, Any]) -> None:
     validate_training_config(TrainingConfig(**{"model": ModelConfig(), **values}))
 
 
+# What a client's settings mean in a job, where it is not what they mean to the client.
+EXECUTION_TEXTS = {
+    "devices": "No effect in a job: [resources] says how many ranks there are, and each takes one device.",
+    "strategy": "No effect in a job: ranks train together with DDP.",
+    "enable_progress_bar": "No effect in a job: `ptycho run` shows progress in a terminal.",
+    "persistent_workers": "No effect: batches of every epoch are made by new loading processes.",
+    "checkpoint_monitor_metric": "No effect: the loss on held-out frames decides or, without any, the training loss.",
+    "checkpoint_mode": "No effect: the smallest loss is the best.",
+    "logger_backend": "Where metrics are logged beside metrics.jsonl, which is always written (csv: nowhere else).",
+    "recon_log_every_n_epochs": "Write predicted patches so often, as NPZ files beside the checkpoints; unset: never.",
+    "recon_log_num_patches": "Patches written, of the first frames.",
+    "recon_log_fixed_indices": "Frames whose patches are written, instead of the first ones.",
+    "recon_log_stitch": "No effect: the stitched image is made when training has ended.",
+    "recon_log_max_stitch_samples": "No effect: part of recon_log_stitch.",
+    "middle_trim": "No effect in a job: patches are weighted by the probe's intensity instead of being cut.",
+    "pad_eval": "No effect in a job: the image has the pixels of its grid.",
+}
+
 TABLES = {
     table.name: table
     for table in (
@@ -151,6 +169,7 @@ TABLES = {
             "execution",
             PyTorchExecutionConfig,
             "How the computation runs on a machine.",
+            texts=EXECUTION_TEXTS,
             check=lambda values: PyTorchExecutionConfig(**values),
         ),
         Table("resources", ResourcesTable, "Where to run, and with how much."),

@@ -8,8 +8,8 @@ from ptycho.config.refine import RefineConfig
 
 NETWORK = "pinn"
 NO_REFINEMENT = "none"
-# model.bundle: the model that comes with the program.
-PRETRAINED = "pretrained"
+# model.architecture of the linear inverse, which has nothing to train.
+LINEAR = "linear"
 
 
 def iterative_engines() -> tuple[str, ...]:

@@ -102,7 +102,7 @@ def _unknown(detail: ErrorDetails, tables: Mapping[str, Iterable[str]]) -> str:
     if not parents:
         if not isinstance(detail["input"], dict):
             homes = [name for name, keys in tables.items() if key in keys]
-            hint = f" Write it below [{homes[0]}]." if homes else " Every key belongs below a [table]."
+            hint = f" Write it below {_any_of(homes)}." if homes else " Every key belongs below a [table]."
             return f"{key} = {shown(detail['input'])}: no key stands outside a table.{hint}"
         near = closest(key, tables)
         return f"[{key}]: there is no such table. " + (
@@ -111,10 +111,14 @@ def _unknown(detail: ErrorDetails, tables: Mapping[str, Iterable[str]]) -> str:
     return f"{_dotted(detail['loc'])}: there is no such key.{_key_hint(parents[0], key, tables)}"
 
 
+def _any_of(tables: Iterable[str]) -> str:
+    return " or ".join(f"[{name}]" for name in tables)
+
+
 def _key_hint(table: str, key: str, tables: Mapping[str, Iterable[str]]) -> str:
     elsewhere = [name for name, keys in tables.items() if key in keys]
     if elsewhere:
-        return f" It belongs below [{elsewhere[0]}]."
+        return f" It belongs below {_any_of(elsewhere)}."
     near = closest(key, tables[table])
     if near:
         return f' Did you mean "{near}"?'

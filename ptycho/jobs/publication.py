@@ -34,10 +34,11 @@ PACKAGES = ("ptychopinn", "torch", "lightning", "numpy", "scipy", "h5py", "submi
 
 @dataclass(frozen=True, kw_only=True)
 class TruthComparison:
-    """An image brought onto the simulated truth, (y, x) both, and its errors."""
+    """An image brought onto the simulated truth, (y, x) both, and its errors in the truth's well-lit region."""
 
     aligned: NDArray[np.complex64]
     truth: NDArray[np.complex64]
+    region: NDArray[np.bool_]
     scores: Scores
 
 
@@ -82,7 +83,7 @@ def publish(folder: RunFolder, job: ResolvedJob, scan: Scan, findings: Findings)
         with whole_file(folder.figures / f"{figure.name}.png") as partial:
             partial.write_bytes(figure.png)
     truth, correlation = findings.truth, findings.ring_correlation
-    flat = None if truth is None else _flat_phase_error(truth.truth, findings.region)
+    flat = None if truth is None else _flat_phase_error(truth.truth, truth.region)
     data = ReportData(
         title=job.name,
         summary=_summary(job, scan),
@@ -136,6 +137,8 @@ def _product(
         extras={
             "coverage": image.coverage,
             "frame_r_factor": findings.frame_r_factor,
+            **{f"frame_{key}": values for key, values in image.per_frame.items()},
+            **{name: found for name in ("background", "variations") if (found := getattr(image, name)) is not None},
             **{f"frame_network_{key}": values for key, values in network.items()},
             "provenance": np.array(json.dumps(told), dtype=h5py.string_dtype()),
         },
@@ -200,7 +203,7 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
         ReportFigure.standard("probe_modes", draw.probe_modes(image.probe, pixel_m)),
     ]
     if findings.truth is not None:
-        compared = draw.truth_comparison(findings.truth.aligned, findings.truth.truth, region, pixel_m)
+        compared = draw.truth_comparison(findings.truth.aligned, findings.truth.truth, findings.truth.region, pixel_m)
         made.append(ReportFigure.standard("truth_comparison", compared))
     if findings.network is not None and findings.network.object is not image.object:
         made.append(
@@ -210,6 +213,11 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
                 png=draw.object_phase(findings.network.object, region, pixel_m),
                 caption="One pass of the trained network, phases synchronised and stitched, before refinement.",
             )
+        )
+    if findings.network is not None and "confidence" in findings.network.per_frame:
+        confidence = findings.network.per_frame["confidence"]
+        made.append(
+            ReportFigure.standard("patch_confidence", draw.patch_confidence(scan.positions_px, confidence, pixel_m))
         )
     losses, r_factors = _curves(rows)
     if losses or r_factors:
@@ -221,6 +229,10 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
         ),
         ReportFigure.standard("coverage", draw.coverage(image.coverage, region, pixel_m)),
     ]
+    offsets = image.per_frame.get("position_offset_px")
+    if offsets is not None:
+        recorded = scan.positions_px - offsets
+        made.append(ReportFigure.standard("position_shifts", draw.position_shifts(recorded, offsets, pixel_m)))
     if findings.ring_correlation is not None:
         curve = draw.fourier_ring_correlation(findings.ring_correlation)
         made.append(ReportFigure.standard("fourier_ring_correlation", curve))
@@ -245,9 +257,19 @@ def _summary(job: ResolvedJob, scan: Scan) -> str:
     frames = f"{scan.n_positions:,} frames of {scan.patch_size} × {scan.patch_size} pixels"
     if not job.uses_network:
         return f"{frames}, reconstructed by the iterative engine {job.engine}."
-    how = "a trained network was applied" if job.bundle else "a physics-informed network was trained on them, no labels"
+    how = _first_image(job)
     after = "" if job.refine.engine == "none" else f", then {job.refine.engine} refined object and probe"
     return f"{frames}: {how}, its patches were stitched{after}."
+
+
+def _first_image(job: ResolvedJob) -> str:
+    if job.uses_linear_inverse:
+        return "the forward model was inverted for each, to first order and without a network"
+    if job.synthetic is not None:
+        return "a network was trained on random scenes and applied"
+    if job.bundle is not None:
+        return "a trained network was applied" if not job.fine_tune else "a trained network was trained on with them"
+    return "a physics-informed network was trained on them, no labels"
 
 
 def _warnings(findings: Findings) -> Iterator[str]:
@@ -263,7 +285,7 @@ def _warnings(findings: Findings) -> Iterator[str]:
     if network_r is not None and network_r >= findings.flat_r_factor:
         yield (
             f"The network's own image explains the counts no better than a constant object (R-factor {network_r:.3f}"
-            f" against {findings.flat_r_factor:.3f}); what you see comes from the refinement. Train it for longer."
+            f" against {findings.flat_r_factor:.3f}); what you see comes from the refinement."
         )
 
 

@@ -7,6 +7,8 @@ import resource
 import socket
 from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from pathlib import Path
+from zlib import crc32
 
 # How each launcher says how many of its processes share this machine.
 _LOCAL_SIZES = ("OMPI_COMM_WORLD_LOCAL_SIZE", "MPI_LOCALNRANKS", "LOCAL_WORLD_SIZE", "SLURM_STEP_TASKS_PER_NODE")
@@ -47,8 +49,11 @@ def local_variables(ranks_per_node: int, environment: Mapping[str, str]) -> dict
     return {**meeting, **thread_variables(ranks_per_node, environment)}
 
 
-def set_submitit_variables(environment: MutableMapping[str, str]) -> None:
-    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from submitit's view of the job."""
+def set_submitit_variables(environment: MutableMapping[str, str], folder: Path) -> None:
+    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT from submitit's view of the job.
+
+    folder: the run's, which no other job has
+    """
     import submitit
 
     job = submitit.JobEnvironment()
@@ -56,8 +61,8 @@ def set_submitit_variables(environment: MutableMapping[str, str]) -> None:
     environment["LOCAL_RANK"] = str(job.local_rank)
     environment["WORLD_SIZE"] = str(job.num_tasks)
     environment.setdefault("MASTER_ADDR", job.hostnames[0])
-    # On a cluster all ranks must derive the same port without talking; jobs that share a node have different numbers.
-    environment.setdefault("MASTER_PORT", str(20_000 + int(job.raw_job_id) % 20_000))
+    # On a cluster all ranks must derive the same port without talking. Below 32768: the system gives out those above.
+    environment.setdefault("MASTER_PORT", str(20_000 + (int(job.raw_job_id) + crc32(bytes(folder))) % 12_000))
     for name, value in thread_variables(max(1, job.num_tasks // job.num_nodes), environment).items():
         environment[name] = value
 

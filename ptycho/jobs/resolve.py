@@ -19,7 +19,7 @@ from ptycho.data.preparation import prepare
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError, ModelError, PackageError, SpecError
 from ptycho.jobs.binding import NOT_IN_TRAINING, TABLES
-from ptycho.jobs.engines import NETWORK, PRETRAINED
+from ptycho.jobs.engines import LINEAR, NETWORK
 from ptycho.jobs.job_container import resolve_container
 from ptycho.jobs.resolved_job import JobContainer, JobData, ResolvedJob, Resources
 from ptycho.jobs.scan_patterns import plain_name
@@ -29,7 +29,6 @@ from ptycho.jobs.spec import JobSpec, parse_spec
 FACTORY_MODULE = "ptycho_torch.config_factory"
 SIMULATION_MODULE = "ptycho_torch.simulate"
 BUNDLE_NAME = "wts.h5.zip"
-PRETRAINED_FOLDER = Path(__file__).parents[1] / "pretrained"
 # What a job trains with where its spec does not say. The configuration classes keep the defaults that older programs
 # expect; with those, a network on a scan with an inexact probe ends worse than a flat object. These were measured with
 # benchmarks/network_from_scratch.py.
@@ -161,13 +160,6 @@ def bundle_archive(path: Path | None) -> Path | None:
     """The archive that model.bundle means. Raises ModelError when there is none."""
     if path is None:
         return None
-    if path == Path(PRETRAINED):
-        if not (PRETRAINED_FOLDER / BUNDLE_NAME).is_file():
-            raise ModelError(
-                f'model.bundle = "{PRETRAINED}": this installation comes without a model. Train one with'
-                " ptycho run jobs/pretrain.toml, and name its run."
-            )
-        path = PRETRAINED_FOLDER
     places = (path / BUNDLE_NAME, path / "model" / BUNDLE_NAME) if path.is_dir() else (path,)
     archive = next((place for place in places if place.is_file()), None)
     if archive is None:
@@ -263,6 +255,9 @@ def _network_training(
     groups = {"n_groups": DEFAULT_N_GROUPS, **spec.training} if is_synthetic else _with_groups(spec.training, scan)
     overrides = {**spec.model, **groups, "N": scan.patch_size}
     profile = SYNTHETIC_PROFILE if is_synthetic else NETWORK_PROFILE
+    if spec.model.get("architecture") == LINEAR:
+        # A frame's neighbours add little to its own inverse, and cost nine times its time.
+        profile = {**profile, "gridsize": 1}
     try:
         payload = factory.create_training_payload(
             data.scan, Path(spec.output.dir), overrides=overrides, execution_config=execution, profile=profile

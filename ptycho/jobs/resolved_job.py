@@ -16,7 +16,7 @@ from ptycho.config.simulate import SimulateConfig
 from ptycho.config.synthetic import SyntheticConfig
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.errors import RequestError
-from ptycho.jobs.engines import NETWORK, stages_of
+from ptycho.jobs.engines import LINEAR, NETWORK, stages_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,12 +142,18 @@ class ResolvedJob:
         """The stages of the run, in order."""
         if self.train_only:
             return ("train",)
-        return stages_of(self.engine, self.refine.engine, trains=self.bundle is None or self.fine_tune)
+        is_trained_already = self.bundle is not None or self.uses_linear_inverse
+        return stages_of(self.engine, self.refine.engine, trains=self.fine_tune or not is_trained_already)
 
     @property
     def uses_network(self) -> bool:
         """Whether a network makes the first image."""
         return self.engine == NETWORK
+
+    @property
+    def uses_linear_inverse(self) -> bool:
+        """Whether the linear inverse makes the first image, with nothing to train."""
+        return self.bundle is None and self.training.model.architecture == LINEAR
 
     def to_json(self) -> str:
         """The text of resolved.json."""

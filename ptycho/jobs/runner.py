@@ -11,8 +11,9 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ptycho.data.fingerprint import scan_fingerprint
 from ptycho.data.scan import Scan
-from ptycho.errors import CancelledError, PackageError, PtychoError
+from ptycho.errors import CancelledError, PackageError, PtychoError, RequestError
 from ptycho.jobs import lock
 from ptycho.jobs.clocks import clock_ahead_s
 from ptycho.jobs.events import Reporter
@@ -66,7 +67,7 @@ class JobRunner:
 
     def __call__(self) -> None:
         """Run as a process started by submitit: all that this process will ever do."""
-        set_submitit_variables(os.environ)
+        set_submitit_variables(os.environ, self.folder)
         rank = _Rank(RunFolder(self.folder), int(os.environ["RANK"]))
         if os.environ["SUBMITIT_EXECUTOR"] != "slurm":
             rank.run(find_ranks, whole_process=True)
@@ -147,6 +148,7 @@ class _Rank:
         assert state is not None
         state |= {"status": "running", "attempts": self.attempt, "n_ranks": ranks.size, "error": None}
         scan = open_job_scan(job.data)
+        self._refuse_another_scan(scan, ranks, state)
         state |= {"n_frames": scan.n_positions, "frame_px": scan.patch_size}
         self._write_state(state)
         self.report.started(name=job.name, n_ranks=ranks.size, host=socket.gethostname(), stages=list(job.stages))
@@ -164,6 +166,15 @@ class _Rank:
         ranks.close()
         self._write_state({**state, "status": "finished", "stage": None})
         self.report.finished(**state.get("result", {}))
+
+    def _refuse_another_scan(self, scan: Scan, ranks: Ranks, state: dict[str, Any]) -> None:
+        """Go on only with the scan that the run began with: a stage trusts what an earlier one made of it."""
+        found = ranks.broadcast(scan_fingerprint(scan) if self.is_root else "")
+        if state.setdefault("scan", found) != found:
+            raise RequestError(
+                f"{scan.path or scan.name} is not the scan that this run began with."
+                " Put that one back, or start a new run with this one."
+            )
 
     def _stage(self, name: str, context: StageContext, state: dict[str, Any]) -> None:
         if context.should_stop():

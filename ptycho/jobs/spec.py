@@ -17,7 +17,7 @@ from ptycho.config.config import ModelConfig, TrainingConfig, validate_training_
 from ptycho.config.synthetic import SYNTHETIC
 from ptycho.errors import RequestError, SpecError
 from ptycho.jobs.binding import TABLES, spec_model
-from ptycho.jobs.engines import NETWORK, NO_REFINEMENT, PRETRAINED, job_engines
+from ptycho.jobs.engines import LINEAR, NETWORK, NO_REFINEMENT, job_engines
 from ptycho.jobs.problems import closest, shown, type_problems, value_problems
 from ptycho.jobs.scan_patterns import matching_scans
 from ptycho.jobs.site import load_site
@@ -119,7 +119,7 @@ def parse_spec(
     }
     values = {name: _written_values(getattr(valid, name)) for name in TABLES}
     for table, key in _INPUT_PATHS:
-        if values[table].get(key) is not None and values[table][key] != PRETRAINED:
+        if values[table].get(key) is not None:
             start = where if (table, key) in overridden else base
             if site.path is not None and (table, key) in from_site:
                 start = site.path.parent
@@ -279,8 +279,8 @@ def _series_problems(values: Mapping[str, Mapping[str, Any]], engine: str) -> li
     train, scans = values["data"].get("train"), values["data"].get("scans")
     if scans is not None and values["data"].get("source") == SYNTHETIC:
         problems.append(
-            'data.source = "synthetic": not with data.scans. Train such a network first (ptycho run jobs/pretrain.toml)'
-            " and name its run in model.bundle."
+            'data.source = "synthetic": not with data.scans. Train such a network first'
+            " (ptycho run jobs/pretrain.toml), then name its run in model.bundle."
         )
     if train is not None and scans is None:
         problems.append(f"data.train = {shown(train)}: only for several scans (data.scans). One scan trains its own.")
@@ -294,6 +294,8 @@ def _series_problems(values: Mapping[str, Mapping[str, Any]], engine: str) -> li
 def _synthetic_problems(values: Mapping[str, Mapping[str, Any]], engine: str, is_synthetic: bool) -> list[str]:
     if is_synthetic and engine != NETWORK:
         return [f'data.source = "synthetic": engine {shown(engine)} trains no network. Set job.engine = "pinn".']
+    if is_synthetic and values["model"].get("architecture") == LINEAR:
+        return ['model.architecture = "linear": has nothing to train. Choose another, or leave data.source out.']
     if values["synthetic"] and not is_synthetic:
         return ['synthetic: the table is for data.source = "synthetic". Set that, or leave the table out.']
     return []

@@ -142,18 +142,61 @@ def diffraction(
 def frame_residuals(
     positions_px: NDArray[np.float64], frame_r_factor: NDArray[np.floating], pixel_m: Pixel | None = None
 ) -> bytes:
-    """Scan positions (position, 2) coloured by each frame's R-factor."""
+    """Scan positions (position, 2) coloured by each frame's R-factor, the worst on top."""
+    order = np.argsort(frame_r_factor)
+    return _by_position(positions_px, frame_r_factor, order, pixel_m, "R-factor of the frame", "Residual of each frame")
+
+
+@_styled
+def patch_confidence(
+    positions_px: NDArray[np.float64], confidence: NDArray[np.floating], pixel_m: Pixel | None = None
+) -> bytes:
+    """Scan positions (position, 2) coloured by how far each patch's neighbours agree with it, 0 to 1, worst on top."""
+    order = np.argsort(-confidence)
+    return _by_position(positions_px, confidence, order, pixel_m, "Confidence of the patch", "Agreement of patches")
+
+
+def _by_position(
+    positions_px: NDArray[np.float64],
+    values: NDArray[np.floating],
+    order: NDArray[np.intp],
+    pixel_m: Pixel | None,
+    label: str,
+    title: str,
+) -> bytes:
     figure, (axes,) = _figure(1, 6.0, 5.0)
-    size = _marker_size(len(positions_px))
     y, x, unit = in_unit(positions_px, pixel_m)
-    low, high = colour_limits(frame_r_factor, 0.02)
-    worst_last = np.argsort(frame_r_factor)
-    shown = axes.scatter(
-        x[worst_last], y[worst_last], size, frame_r_factor[worst_last], cmap="viridis", vmin=low, vmax=high, lw=0
-    )
-    figure.colorbar(shown, ax=axes, label="R-factor of the frame", shrink=0.85, extend="both")
+    low, high = colour_limits(values, 0.02)
+    size = _marker_size(len(positions_px))
+    shown = axes.scatter(x[order], y[order], size, values[order], cmap="viridis", vmin=low, vmax=high, lw=0)
+    figure.colorbar(shown, ax=axes, label=label, shrink=0.85, extend="both")
     _position_axes(axes, unit)
-    axes.set_title("Residual of each frame")
+    axes.set_title(title)
+    return _png(figure)
+
+
+@_styled
+def position_shifts(
+    recorded_px: NDArray[np.float64], offsets_px: NDArray[np.floating], pixel_m: Pixel | None = None
+) -> bytes:
+    """Corrections of the positions, (position, 2) = (y, x): arrows on the scan, and their parts frame by frame."""
+    figure, (left, right) = _figure(2, 5.2, 4.6)
+    y, x, unit = in_unit(recorded_px, pixel_m)
+    moved_y, moved_x, _ = in_unit(recorded_px + offsets_px, pixel_m)
+    length = np.hypot(offsets_px[:, 0], offsets_px[:, 1])
+    arrows = left.quiver(
+        x, y, moved_x - x, moved_y - y, length, angles="xy", scale_units="xy", scale=1, cmap="viridis", width=0.003
+    )
+    figure.colorbar(arrows, ax=left, label="Correction (object pixels)", shrink=0.85)
+    _position_axes(left, unit)
+    left.set_title(f"Corrections, mean {length.mean():.2f} px")
+    for axis, name in enumerate("yx"):
+        right.plot(offsets_px[:, axis], lw=0, marker=".", ms=3, label=name)
+    right.set_xlabel("Frame")
+    right.set_ylabel("Correction (object pixels)")
+    right.set_title("By frame")
+    right.legend()
+    _open(right)
     return _png(figure)
 
 

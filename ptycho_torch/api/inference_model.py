@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -44,7 +44,7 @@ class InferenceModel(TrainedModel):
     @classmethod
     def of(cls, model: TrainedModel) -> InferenceModel:
         """The same model."""
-        return cls(model.network, model.metrics, model.history)
+        return cls(**{field.name: getattr(model, field.name) for field in fields(model)})
 
     @property
     def intensity_scale(self) -> float:

@@ -73,6 +73,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "DataConfig.probe_ramp_removal": ((False,), "a probe's ramp says where its light falls on the detector"),
     "ModelConfig.amp_loss": ((None, "None"), "there is no such loss here"),
     "ModelConfig.phase_loss": ((None, "None"), "there is no such loss here"),
+    "ModelConfig.num_datasets": ((1,), "a network is trained on one scan"),
     "ModelConfig.probe_mask": ((None,), "a client's own mask is not applied; multiply the probe by it"),
     "ModelConfig.probe_reference_coeff": ((0, 0.0), "there is no such loss here"),
     "ModelConfig.amplitude_variance_loss": ((False,), "there is no such loss here"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from ptycho_torch.engines.corrections import Correction
 from ptycho_torch.engines.problem import Problem
-from ptycho_torch.physics.forward import illuminate
+from ptycho_torch.physics.forward import illuminate, intensity
 from ptycho_torch.physics.modulus import Background, modulus_change
 from ptycho_torch.physics.patches import Windows, extract_patches
 
@@ -45,6 +46,8 @@ class Estimate:
         self.corrections = tuple(corrections)
         # Counts that belong to no wave; a correction sets and moves them.
         self.background: Background | None = None
+        # Epochs done, whatever engine did them: when corrections begin depends on it.
+        self.n_epochs = torch.zeros((), dtype=torch.int64)
         # A typical amplitude at the detector: the floor under dark pixels follows it.
         self.scale = math.sqrt(problem.mean_photons) / problem.patch_size
 
@@ -56,6 +59,11 @@ class Estimate:
             probe = correction.probe_of(rows, probe)
         return Chunk(rows, windows, patches, probe, illuminate(probe, patches))
 
+    def expected(self, chunk: Chunk) -> Tensor:
+        """Expected counts (position, y, x) of the chunk, in the amplitudes' order. Differentiable."""
+        counts = intensity(self.problem.propagator.forward(chunk.waves))
+        return counts if self.background is None else counts + self.background.counts
+
     def project(self, chunk: Chunk, waves: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """What the modulus projection adds to the chunk's exit waves (or to others of the same frames), and Σ|√k − √λ|.
 
@@ -64,8 +72,9 @@ class Estimate:
         amplitude = self.problem.amplitude.index_select(0, chunk.rows)
         problem, kernel = self.problem, self.problem.propagator.kernel
         background = self.background
-        if background is not None and waves is not None:
-            # Other waves than the estimate's own say nothing about its background.
-            background = replace(Background.nothing(amplitude.shape[-2:], amplitude.device), counts=background.counts)
-        waves = chunk.waves if waves is None else waves
+        if waves is None:
+            waves = chunk.waves
+        elif background is not None:
+            # Waves that are only on their way say nothing about the background.
+            background = background.unseen()
         return modulus_change(waves, amplitude, problem.good, self.scale, kernel=kernel, background=background)

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from ptycho.config.refine import RefineConfig
 from ptycho.parallel import Ranks
+from ptycho_torch.engines.estimate import Chunk
 from ptycho_torch.engines.problem import Problem
 from ptycho_torch.engines.quasi_newton import Lbfgs
 from ptycho_torch.engines.start import illumination
 from ptycho_torch.engines.sums import share
 from ptycho_torch.engines.sweeping import SweepingEngine
-from ptycho_torch.physics.forward import intensity
 from ptycho_torch.physics.likelihood import amplitude_error, poisson_deviance, r_factor_terms
 
 # Part of the largest illumination added to it before it scales the object's coordinates: dark pixels stay calm.
@@ -99,21 +99,14 @@ class Gradient(SweepingEngine):
             for part in self._chunks(rows):
                 chunk = estimate.look(part)
                 amplitude = problem.amplitude.index_select(0, part)
-                expected = intensity(problem.propagator.forward(chunk.waves))
-                if estimate.background is not None:
-                    estimate.background.join(
-                        expected.detach().sqrt() * problem.patch_size, amplitude, problem.patch_size
-                    )
-                    expected = expected + estimate.background.counts
+                expected = estimate.expected(chunk)
                 # Half a deviance per pixel is the negative log-likelihood; Gauss-Newton then scales by about 2.
                 loss = self._deviance(amplitude.square(), expected, problem.good).sum() * (n_good / 4)
                 chunk.waves.retain_grad()
                 torch.autograd.backward(loss)
                 sums[-2] += loss.detach()
                 sums[-1] += r_factor_terms(amplitude, expected.detach(), problem.good)[0]
-                if estimate.corrections and chunk.waves.grad is not None:
-                    for correction in estimate.corrections:
-                        correction.see(chunk, chunk.waves.grad / -2)
+                self._tell(chunk, expected.detach(), amplitude)
             gradients = [estimate.object.grad, estimate.probe.grad]
             leaves = [estimate.object, estimate.probe]
         estimate.object, estimate.probe = object_now, probe_now
@@ -122,6 +115,15 @@ class Gradient(SweepingEngine):
         share(sums, self._ranks)
         self._missed = float(sums[-1])
         return float(sums[-2]), sums[:-2]
+
+    @torch.no_grad()
+    def _tell(self, chunk: Chunk, expected: Tensor, amplitude: Tensor) -> None:
+        """Show a chunk to the corrections; the gradient of its waves stands for the change by the projection."""
+        if self.estimate.background is not None:
+            self.estimate.background.see(expected, amplitude)
+        for correction in self.estimate.corrections:
+            if chunk.waves.grad is not None:
+                correction.see(chunk, chunk.waves.grad / -2)
 
     def _adam_step(self, gradient: Tensor, rate: float) -> None:
         first, second = self._moments

@@ -23,8 +23,6 @@ _STEP = 0.7
 _REGULARISATION = 0.1
 # Share of detector pixels, the darkest, from whose mean counts the background starts.
 _DARKEST = 0.05
-# Frames looked at together where only sums are kept.
-_FRAMES_AT_ONCE = 256
 
 
 class IntensityCorrection(Correction):
@@ -73,11 +71,11 @@ class BackgroundCorrection(Correction):
 
     def __init__(self, problem: Problem, config: RefineConfig) -> None:
         self._problem, self._is_constant = problem, config.background == "constant"
-        self.background = Background.nothing(problem.amplitude.shape[-2:], problem.device)
+        self.background = Background.nothing(problem.mean_counts.shape, problem.device)
 
     def begin_epoch(self, estimate: Estimate, ranks: Ranks, epoch: int) -> None:
         if epoch == 1:
-            self.background.counts.copy_(self._darkest(ranks))
+            self.background.counts.copy_(self._darkest())
         estimate.background = self.background
         self.background.clear()
 
@@ -99,13 +97,12 @@ class BackgroundCorrection(Correction):
     def restored(self, estimate: Estimate) -> None:
         estimate.background = self.background
 
-    def _darkest(self, ranks: Ranks) -> Tensor:
+    def common_findings(self) -> dict[str, Tensor]:
+        return {"background": self._problem.propagator.to_file_order(self.background.counts)}
+
+    def _darkest(self) -> Tensor:
         """Mean counts of the darkest pixels: no background is more than that on the whole."""
-        problem = self._problem
-        mean = torch.zeros(problem.amplitude.shape[-2:], device=problem.device)
-        for rows in torch.split(torch.arange(len(problem.frame_index), device=problem.device), _FRAMES_AT_ONCE):
-            mean += problem.amplitude.index_select(0, rows).square().sum(0) / problem.n_total
-        share(mean, ranks)
+        mean = self._problem.mean_counts
         lit = mean if self._problem.good is None else mean[self._problem.good > 0]
         return lit.flatten().quantile(_DARKEST).clamp(min=1e-3)
 
@@ -174,6 +171,9 @@ class ProbeVariation(Correction):
 
     def findings(self) -> dict[str, Tensor]:
         return {"probe_shares": self.shares}
+
+    def common_findings(self) -> dict[str, Tensor]:
+        return {"variations": self.variations}
 
 
 def _norm(probe: Tensor) -> float:

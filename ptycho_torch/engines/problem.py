@@ -22,7 +22,7 @@ from ptycho_torch.physics.patches import Windows
 from ptycho_torch.physics.propagate import Propagator
 
 # Frames are read this many bytes at a time, so that reading needs little more memory than keeping.
-_READ_BYTES = 2**22
+_READ_BYTES = 2**24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +37,7 @@ class Problem:
     order:        (n_total,) scan indices of all frames along a space-filling curve, the same on every rank
     mean_photons: counts on good pixels per frame, mean over the whole scan
     amplitude_sum: Σ√counts over the whole scan
+    mean_counts:  (y, x) float32, mean over the whole scan, in the amplitudes' order, zero where masked
     propagator:   from exit waves to detector waves
     """
 
@@ -48,6 +49,7 @@ class Problem:
     grid: ObjectGrid
     mean_photons: float
     amplitude_sum: float
+    mean_counts: Tensor
     propagator: Propagator = field(default_factory=Propagator)
 
     @property
@@ -108,14 +110,17 @@ def load_problem(
     kept = torch.empty(len(owned), size, size, device=device) if n_bytes <= limit else None
     # Per-frame tallies would not fit many frames; these three do: frames owned, counts, amplitudes.
     sums = np.zeros(3)
+    counts = torch.zeros(size, size, dtype=torch.float64)
     step = max(1, _READ_BYTES // (4 * size * size))
     for start in range(0, len(owned), step):
         part = slice(start, start + step)
-        root = amplitudes(scan.frames.read(owned[part]), bad)
+        root = amplitudes(scan.frames.read(owned[part]), bad, propagator)
+        counts += root.square().sum(0, dtype=torch.float64)
         sums += (len(root), root.square().sum(dtype=torch.float64).item(), root.sum(dtype=torch.float64).item())
         if kept is not None:
-            kept[part] = propagator.to_device_order(root).to(device)
+            kept[part] = root.to(device)
     ranks.all_sum(sums)
+    ranks.all_sum(counts)
     if sums[0] != scan.n_positions:
         raise ValueError(
             f"the ranks own {sums[0]:.0f} frames of a scan of {scan.n_positions}; each must have one owner"
@@ -123,7 +128,7 @@ def load_problem(
     if not sums[1] > 0:
         raise DataError(f"{scan.path or scan.name}: no counts on any good pixel; check the frames and the mask.")
     return Problem(
-        amplitude=StreamedAmplitude(scan.frames, owned, bad, propagator, device) if kept is None else kept,
+        amplitude=kept if kept is not None else StreamedAmplitude(scan.frames, owned, bad, propagator, device),
         good=None if bad is None else propagator.to_device_order((~bad).float()).to(device).contiguous(),
         corners_px=torch.from_numpy(grid.corners_px(scan.positions_px[owned], size)).to(device),
         frame_index=owned,
@@ -131,6 +136,7 @@ def load_problem(
         grid=grid,
         mean_photons=float(sums[1] / scan.n_positions),
         amplitude_sum=float(sums[2]),
+        mean_counts=(counts / scan.n_positions).float().to(device),
         propagator=propagator,
     )
 

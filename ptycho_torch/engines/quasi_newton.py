@@ -10,7 +10,7 @@ from torch import Tensor
 # Pairs of step and change of gradient that are remembered.
 _MEMORY = 8
 # Armijo: share of the decrease that the slope promises which is enough. Halvings tried before the memory is dropped.
-_ENOUGH, _HALVINGS = 1e-4, 8
+_ENOUGH, _HALVINGS = 1e-4, 20
 
 
 class Lbfgs:

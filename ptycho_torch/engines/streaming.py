@@ -19,7 +19,9 @@ _AHEAD = 2
 
 
 class StreamedAmplitude:
-    """√counts of this rank's frames (owned, y, x) in the propagator's order, zero where masked: as a tensor, unloaded.
+    """√counts of this rank's frames (owned, y, x), in the propagator's order, zero where masked.
+
+    It has the few methods of a tensor that engines use, and none of the memory.
 
     Chunks that were announced by `plan` are read by a thread while others are worked on, into page-locked memory
     where they go to a GPU.
@@ -69,14 +71,13 @@ class StreamedAmplitude:
             self._ahead.append((rows, self._reader.submit(self._read, rows)))
 
     def _read(self, rows: Tensor) -> Tensor:
-        root = amplitudes(self._frames.read(self._owned[rows.numpy()]), self._bad)
-        amplitude = self._propagator.to_device_order(root)
+        amplitude = amplitudes(self._frames.read(self._owned[rows.numpy()]), self._bad, self._propagator)
         return amplitude.pin_memory() if self.device.type == "cuda" else amplitude
 
 
-def amplitudes(counts: NDArray[np.generic], bad: Tensor | None) -> Tensor:
-    """√counts (position, y, x) float32, zero where bad (y, x), in the order in which files hold them."""
+def amplitudes(counts: NDArray[np.generic], bad: Tensor | None, propagator: Propagator) -> Tensor:
+    """√counts (position, y, x) float32 in the propagator's order, zero where bad (y, x); counts: as files hold them."""
     values = torch.from_numpy(counts.astype(np.float32))
     if bad is not None:
         values.masked_fill_(bad, 0)
-    return values.sqrt_()
+    return propagator.to_device_order(values.sqrt_())

@@ -15,6 +15,7 @@ from torch import nn
 from ptycho.config.config import ModelConfig
 from ptycho.errors import ModelError
 from ptycho_torch.generators.cnn import CorrectionCNN
+from ptycho_torch.generators.none import GuessAsItIs
 from ptycho_torch.generators.unrolled import UnrolledCorrector
 
 # guess: real − 1, imaginary; its last change: real, imaginary; probe: modulus, real, imaginary (largest modulus 1)
@@ -23,6 +24,7 @@ FEATURE_CHANNELS = 7
 GENERATORS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "cnn": CorrectionCNN.from_config,
     "unrolled": UnrolledCorrector.from_config,
+    "linear": GuessAsItIs.from_config,
 }
 
 

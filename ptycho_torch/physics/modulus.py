@@ -31,6 +31,10 @@ class Background:
         """No background, and nothing seen."""
         return cls(*(torch.zeros(shape, device=device) for _ in range(3)))
 
+    def unseen(self) -> Background:
+        """The same counts, with sums of its own."""
+        return Background(self.counts, torch.zeros_like(self.score), torch.zeros_like(self.information))
+
     def clear(self) -> None:
         """Forget the frames seen."""
         self.score.zero_()
@@ -39,10 +43,14 @@ class Background:
     def join(self, modulus: Tensor, amplitude: Tensor, size: int) -> Tensor:
         """√μ·size of frames whose waves have the modulus √λ·size (position, y, x), whose memory is reused."""
         expected = modulus.square_().div_(size * size).add_(self.counts)
+        self.see(expected, amplitude)
+        return expected.sqrt_().mul_(size)
+
+    def see(self, expected: Tensor, amplitude: Tensor) -> None:
+        """Add what frames say: their expected counts μ and measured √counts, (position, y, x) both."""
         inverse = 1 / expected.clamp(min=_LEAST_COUNTS)
         self.score += (amplitude.square() * inverse - 1).sum(0)
         self.information += inverse.sum(0)
-        return expected.sqrt_().mul_(size)
 
 
 def modulus_change(

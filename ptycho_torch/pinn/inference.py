@@ -10,15 +10,18 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ptycho.config.config import ModelConfig
 from ptycho.data.groups import nearest_groups
 from ptycho.data.scan import Scan
 from ptycho.errors import ModelError
 from ptycho.parallel import Ranks
 from ptycho_torch.physics.likelihood import poisson_deviance
 from ptycho_torch.pinn.frame_cache import FrameCache
+from ptycho_torch.pinn.network import PtychoNetwork
 from ptycho_torch.pinn.trained import TrainedModel
 
 DEFAULT_BATCH_SIZE = 64
+_AT_ONCE = 256
 
 
 class PatchBatch(NamedTuple):
@@ -42,6 +45,29 @@ def mean_photons(scan: Scan, owned: NDArray[np.int64], ranks: Ranks) -> float:
     sums = np.array([cache.total_photons(owned), len(owned)], np.float64)
     ranks.all_sum(sums)
     return float(sums[0] / sums[1])
+
+
+def linear_model(scan: Scan, config: ModelConfig, owned: NDArray[np.int64], ranks: Ranks) -> TrainedModel:
+    """The linear inverse for a scan, as a model that needs no training. Every rank takes part.
+
+    owned: (frame,) the frames of each rank. The scan's mean √counts stand for its flat object. Raises ModelError when
+    the scan has no probe, or another size than the configuration says.
+    """
+    if scan.probe is None:
+        raise ModelError(f"{scan.name} has no probe, which the inverse needs; give a file that has one.")
+    cache = FrameCache(scan.frames, owned, scan.mask)
+    size = scan.patch_size
+    sums = np.zeros(size**2 + 2, np.float64)
+    for start in range(0, len(owned), _AT_ONCE):
+        part = owned[start : start + _AT_ONCE]
+        counts = cache.counts(part)
+        sums[:-2] += counts.sqrt().double().sum(0).flatten().numpy()
+        sums[-2:] += (cache.total_photons(part), len(part))
+    ranks.all_sum(sums)
+    photons, n_frames = sums[-2:]
+    network = PtychoNetwork(config, scan.probe, float(photons / n_frames), scan.mask)
+    network.reference = torch.from_numpy(sums[:-2] / n_frames).float().view(size, size)
+    return TrainedModel(network)
 
 
 def infer_patches(

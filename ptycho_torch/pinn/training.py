@@ -29,7 +29,7 @@ from ptycho_torch.pinn.checkpoint import TrainingState, config_facts, fingerprin
 from ptycho_torch.pinn.datamodule import GroupDataModule
 from ptycho_torch.pinn.environment import ranks_options
 from ptycho_torch.pinn.module import PtychoPINN
-from ptycho_torch.pinn.network import PtychoNetwork, prepared_probe
+from ptycho_torch.pinn.network import LINEAR, PtychoNetwork, prepared_probe
 from ptycho_torch.pinn.progress import SilentReport, TrainingReport, TrainingWatch
 from ptycho_torch.pinn.sampling import VALIDATION_FRACTION, choose_groups
 from ptycho_torch.pinn.synthetic import SyntheticDataModule
@@ -74,6 +74,7 @@ def train(
     if scan.probe is None:
         raise ModelError(f"{scan.name} has no probe, which the network needs; give a file that has one.")
     _require_same_size(scan, config)
+    _require_something_to_train(config)
     window = lit_window(prepared_probe(scan.probe, config.model), config.model.probe_big)
     split = choose_groups(scan.positions_px, config, window, seed, validation_fraction)
     data = GroupDataModule(scan, split, config, execution, seed=seed, ranks=ranks, window=window)
@@ -103,6 +104,7 @@ def train_on_scenes(
     """The network trained on random scenes, for any scan; arguments, errors and promises as for `train`."""
     ranks = ranks or SerialRanks()
     ensure_process_group(ranks)
+    _require_something_to_train(config)
     device = rank_device(str(execution.accelerator))
     data = SyntheticDataModule(synthetic, config, execution, seed=seed, ranks=ranks, device=device)
     network = _seeded_network(config, data.reference_probe().numpy(), data.mean_photons, None, seed)
@@ -192,6 +194,11 @@ def _build_module(
         n_ranks=ranks.size,
         own_probe=isinstance(data, GroupDataModule),
     )
+
+
+def _require_something_to_train(config: TrainingConfig) -> None:
+    if config.model.architecture == LINEAR:
+        raise ModelError('Architecture "linear" has nothing to train; apply it, or choose another.')
 
 
 def _require_same_size(scan: Scan, config: TrainingConfig) -> None:

@@ -20,6 +20,8 @@ from ptycho_torch.phase_sync import neighbours_of, synchronise_phases
 from ptycho_torch.stages.refinement import owned_frames
 from ptycho_torch.stitching import Canvas
 
+LEAST_CONFIDENCE = 0.1
+
 if TYPE_CHECKING:
     from ptycho_torch.pinn.trained import TrainedModel
 
@@ -31,6 +33,7 @@ def train(context: StageContext) -> None:
     """
     # Lightning takes seconds to import, which a purely iterative job should not pay.
     from ptycho_torch.pinn.bundle import load_bundle, save_bundle
+    from ptycho_torch.pinn.metric_log import training_logs
     from ptycho_torch.pinn.training import train as train_network
     from ptycho_torch.pinn.training import train_on_scenes
 
@@ -50,6 +53,7 @@ def train(context: StageContext) -> None:
         "report": context.report,
         "should_stop": context.should_stop,
         "start": start,
+        "callbacks": training_logs(job.execution, context.folder.checkpoints / "train" / "logs", csv=False),
     }
     if job.synthetic is not None:
         model = train_on_scenes(job.synthetic, training, job.execution, **settings)
@@ -64,11 +68,16 @@ def train(context: StageContext) -> None:
 def reconstruct(context: StageContext) -> None:
     """Apply the trained network to every frame, synchronise the patches' phases, stitch, and write network.h5."""
     from ptycho_torch.pinn.bundle import load_bundle
+    from ptycho_torch.pinn.inference import linear_model
 
     job, ranks = context.job, context.ranks
     is_trained_here = "train" in job.stages
-    model = load_bundle(context.folder.model if is_trained_here or job.bundle is None else job.bundle)
-    if (not is_trained_here or job.synthetic is not None) and context.scan.probe is not None:
+    if job.uses_linear_inverse:
+        model = linear_model(context.scan, job.training.model, owned_frames(context.scan, ranks), ranks)
+    else:
+        model = load_bundle(context.folder.model if is_trained_here or job.bundle is None else job.bundle)
+    is_another_scans = job.bundle is not None and not is_trained_here
+    if (is_another_scans or job.synthetic is not None) and context.scan.probe is not None:
         # A model applied to another scan sees that scan's own illumination.
         model = model.with_probe(context.scan.probe, context.scan.mask)
     image = stitch_scan(
@@ -190,8 +199,8 @@ def stitch(
     canvas = Canvas(scan.grid, found.patches.shape[-1], device)
     weight = found.weight
     if synchronise:
-        # A patch whose neighbours do not agree with it counts less.
-        weight = weight * torch.from_numpy(sync.confidence[owned])[:, None, None]
+        # A patch whose neighbours do not agree with it counts less; one without neighbours still makes its own image.
+        weight = weight * torch.from_numpy(sync.confidence[owned])[:, None, None].clamp(min=LEAST_CONFIDENCE)
     phasors = torch.from_numpy(sync.phasors[owned]) if synchronise else None
     canvas.add(found.patches[: len(owned)], scan.positions_px[owned], weight, phasors)
     canvas.merge(ranks)

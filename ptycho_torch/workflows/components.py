@@ -14,7 +14,7 @@ from ptycho.data.formats import open_scan
 from ptycho.data.scan import Scan
 from ptycho.jobs.resolve import NETWORK_EXECUTION
 from ptycho.parallel import SerialRanks
-from ptycho_torch.api.client_work import image_for_client, train_for_client
+from ptycho_torch.api.client_work import LogReport, image_for_client, train_for_client
 from ptycho_torch.api.inference_model import InferenceModel
 from ptycho_torch.config_bridge import canonical_config
 from ptycho_torch.device import rank_device
@@ -58,11 +58,21 @@ def train_cdi_model(
     test_data is not trained on: validation is a region of the training scan.
     """
     # Lightning takes seconds to import, which reloading a model should not pay.
+    from ptycho_torch.pinn.metric_log import training_logs
     from ptycho_torch.pinn.training import train
 
-    model = train(_scan(train_data), config, execution_config or PyTorchExecutionConfig(), seed=seed)
     folder = Path(config.output_dir)
     folder.mkdir(parents=True, exist_ok=True)
+    execution = execution_config or PyTorchExecutionConfig()
+    model = train(
+        _scan(train_data),
+        config,
+        execution,
+        seed=seed,
+        checkpoint_dir=folder / "checkpoints",
+        report=LogReport(),
+        callbacks=training_logs(execution, folder / "logs"),
+    )
     archive = save_bundle(model, folder)
     return {"model": model, "model_path": archive, "metrics": model.metrics, "history": model.history}
 

@@ -200,13 +200,10 @@ def test_the_newest_model_file_is_found(tmp_path):
     assert find_best_checkpoint(tmp_path) == tmp_path / "run_2" / "model.ckpt"
 
 
-def test_a_folder_without_a_scan_and_several_data_sets_are_refused(tmp_path, configs):
+def test_a_folder_without_a_scan_is_refused(tmp_path, configs):
     manager = ConfigManager(configs.data, configs.model, configs.training, configs.inference)
     with pytest.raises(DataError, match="holds no scan"):
         PtychoDataLoader(data_dir=tmp_path, config_manager=manager)
-    several = replace(manager, model_config=replace(configs.model, num_datasets=2))
-    with pytest.raises(DataError, match="num_datasets = 2"):
-        PtychoDataLoader(data_dir=tmp_path, config_manager=several)
 
 
 def load(path):

@@ -33,10 +33,12 @@ def series(cluster, tmp_path_factory):
         folder, job__name="beamtime", data__scan=None, data__scans=["scan_*.h5"], refine__epochs=2,
         resources__executor="slurm", resources__max_parallel_scans=4,
     )  # fmt: skip
-    done = ptycho("run", spec, cwd=folder)
-    assert done.returncode == 1, done.stdout + done.stderr
+    done = ptycho("submit", spec, cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
     assert f"1 of {N_SCANS} scans cannot be worked on" in done.stderr
-    return only_series(folder)
+    found = only_series(folder)
+    cluster.wait_for(found.read_launch().job_ids[-1], "COMPLETED", timeout_s=1200)
+    return found
 
 
 def damage_a_frame(path):
@@ -77,7 +79,7 @@ def test_two_broken_scans_of_twenty_leave_eighteen_results_and_two_clear_errors(
     assert page.count("<img ") == 18
     assert page.count(">report</a>") == 18
     assert "20 scans: 18 finished, 2 failed." in page
-    cluster.wait_for(series.read_launch().job_ids[-1], "COMPLETED")
+    assert ptycho("status", series.path, cwd=series.path).returncode == 1
     assert len(cluster.accounted_states(array)) == N_SCANS - 1
 
 

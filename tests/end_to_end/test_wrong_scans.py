@@ -1,6 +1,7 @@
 """Wrong scans and disks that refuse: one helpful sentence, the right exit code, nothing half-written, no traceback."""
 
 import os
+import re
 import subprocess
 import sys
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 
 from ptycho.data.formats.hdf5 import write_scan
+from ptycho.data.sharding import hilbert_order
 from tests.builders import make_scan
 from tests.end_to_end.whole_runs import environment, ptycho
 
@@ -108,3 +110,25 @@ def test_a_full_disk_is_named_and_no_file_is_half_written(folder, size, code):
     )  # fmt: skip
     assert "full" in assert_one_sentence(done, code) or "space" in done.stderr
     assert "LEFT" not in done.stderr
+
+
+@pytest.mark.slow
+def test_a_rank_that_cannot_read_its_frames_is_named_with_file_and_frames(folder):
+    with h5py.File(folder / "scan.h5", "r+") as file:
+        frames, attributes = file["diffraction"][()], dict(file["diffraction"].attrs)
+        del file["diffraction"]
+        stored = file.create_dataset("diffraction", data=frames, chunks=(1, 16, 16), compression="gzip")
+        stored.attrs.update(attributes)
+        inner = [int(frame) for frame in hilbert_order(file["positions"][()]) if frame not in (0, 7, 8, 15)]
+        damaged = inner[-1]
+        place = stored.id.get_chunk_info(damaged)
+    with (folder / "scan.h5").open("rb+") as file:
+        file.seek(place.byte_offset)
+        file.write(b"\xff" * place.size)
+    two_ranks = ["--set", "resources.executor=local", "--set", "resources.ranks_per_node=2"]
+    sentence = assert_one_sentence(ptycho("run", "job.toml", *two_ranks, cwd=folder), 1)
+    named = re.search(
+        r"Rank 1 on \S+ failed in stage refine: \S+scan\.h5: frames (\d+) to (\d+) cannot be read", sentence
+    )
+    assert named
+    assert int(named[1]) <= damaged <= int(named[2])

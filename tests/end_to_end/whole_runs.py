@@ -68,7 +68,7 @@ def ptycho(*arguments, cwd, prefix=()):
     """Run the command to its end."""
     return subprocess.run(
         [*prefix, sys.executable, "-m", "ptycho", *map(str, arguments)],
-        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=900, check=False,
+        cwd=cwd, env=environment(), capture_output=True, text=True, timeout=1800, check=False,
     )  # fmt: skip
 
 

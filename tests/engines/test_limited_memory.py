@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from ptycho.config.refine import RefineConfig
 from ptycho.parallel import SerialRanks
-from ptycho_torch.engines.choice import engine_class
+from ptycho_torch.engines.pie import Pie
 from ptycho_torch.engines.problem import load_problem
 from tests.builders import make_scan
 
@@ -38,7 +38,7 @@ used = int(Path("/proc/self/status").read_text().split("VmData:")[1].split()[0])
 resource.setrlimit(resource.RLIMIT_DATA, (used + 40_000_000, used + 40_000_000))
 problem = load_problem(long, np.arange(6400), SerialRanks())
 config = RefineConfig(epochs=1, batch_size=64)
-result = engine_class("rpie")(problem, config, SerialRanks(), scan.probe).run_epoch(1)
+result = Pie(problem, config, SerialRanks(), scan.probe).run_epoch(1)
 print(type(problem.amplitude).__name__, result.r_factor)
 """
 

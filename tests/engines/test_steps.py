@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 import torch
 
+from ptycho.config.refine import RefineConfig
 from ptycho.parallel import SerialRanks
+from ptycho_torch.engines.choice import choose_engine
 from ptycho_torch.engines.estimate import Estimate
 from ptycho_torch.engines.lsqml import frame_steps
 from ptycho_torch.engines.memory import free_bytes
+from ptycho_torch.engines.pie import Pie
 from ptycho_torch.engines.problem import load_problem
 from ptycho_torch.engines.quasi_newton import Lbfgs
 from ptycho_torch.engines.streaming import StreamedAmplitude
@@ -27,7 +30,7 @@ def test_lbfgs_finds_the_minimum_of_an_ill_conditioned_quadratic():
         return float((scales * (x - lowest).square()).sum()), 2 * scales * (x - lowest)
 
     values = []
-    for _ in range(80):
+    for _ in range(130):
         at = lbfgs.step(at, evaluate)
         values.append(evaluate(at)[0])
     assert all(later <= earlier + 1e-9 for earlier, later in pairwise(values))
@@ -89,3 +92,13 @@ def test_frames_stay_in_the_file_when_they_do_not_fit():
 
 def test_free_memory_is_less_than_the_machine_has():
     assert 0 < free_bytes() < 2**50
+
+
+def test_auto_goes_by_the_light_and_no_engine_is_refused():
+    auto = RefineConfig(engine="auto", epochs=7)
+    for photons, name in ((1e4, "mpie"), (100, "rpie")):
+        problem = load_problem(make_scan(n=9, N=16, photons=photons), np.arange(9), SerialRanks())
+        engine, config = choose_engine(auto, problem)
+        assert (engine, config.engine, config.epochs) == (Pie, name, 7)
+    with pytest.raises(ValueError, match="engine = 'none': must be one of"):
+        choose_engine(RefineConfig(engine="none"), problem)

@@ -148,10 +148,10 @@ def test_a_written_number_of_epochs_trains_on_from_a_bundle(tmp_path):
     assert tuned.training.model.architecture == "unrolled"
 
 
-def test_a_missing_pretrained_model_says_how_to_make_one(tmp_path, monkeypatch):
-    monkeypatch.setattr(resolve_module, "PRETRAINED_FOLDER", tmp_path)
-    with pytest.raises(ModelError, match=r"ptycho run jobs/pretrain.toml"):
-        resolved(tmp_path, job__engine="pinn", model__bundle="pretrained")
+def test_the_linear_inverse_has_nothing_to_train(tmp_path):
+    job = resolved(tmp_path, job__engine="pinn", model__architecture="linear", execution__accelerator="cpu")
+    assert job.stages == ("reconstruct", "refine", "evaluate")
+    assert job.training.model.gridsize == 1
 
 
 def small_model():

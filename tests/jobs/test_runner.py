@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from ptycho.errors import CancelledError, PackageError, WorkError
+from ptycho.errors import CancelledError, PackageError, RequestError, WorkError
 from ptycho.jobs import runner as runner_module
 from ptycho.jobs.events import read_lines
 from ptycho.jobs.launcher import Launch, start_here
@@ -13,7 +13,7 @@ from ptycho.jobs.process import Process
 from ptycho.jobs.ranks_record import CANCELLED, FAILED, FINISHED, RankRecord, read_records
 from ptycho.jobs.runner import JobRunner, StageContext, sentence_of, stage_function
 from ptycho.parallel import SerialRanks
-from tests.jobs.small_runs import make_run
+from tests.jobs.small_runs import make_run, write_small_scan
 
 
 @pytest.fixture
@@ -149,3 +149,18 @@ def test_a_connection_that_closes_because_another_rank_has_stopped_is_a_stop(tmp
     with pytest.raises(CancelledError, match="together with the other ranks"):
         JobRunner(folder.path).run_here(TwoRanks())
     assert folder.read_state()["status"] == "cancelled"
+
+
+def test_a_run_does_not_go_on_with_another_scan(tmp_path, stages):
+    folder, job = make_run(tmp_path)
+
+    def fail(context):
+        raise WorkError("The disk is full.")
+
+    stages.evaluate = fail
+    with pytest.raises(WorkError, match="disk is full"):
+        start_here(folder)
+    write_small_scan(job.data.scan, n_positions=13)
+    with pytest.raises(RequestError, match="not the scan that this run began with"):
+        start_here(folder)
+    assert stages.called == ["refine"]

@@ -49,7 +49,7 @@ def test_a_scan_that_cannot_be_read_is_named_and_does_not_stop_the_others(tmp_pa
     break_file(tmp_path / "scan_b.h5")
     done = ptycho("run", spec, "--set", "resources.max_parallel_scans=2", cwd=tmp_path)
     assert done.returncode == 1, done.stdout
-    assert "1 of 3 scans cannot be worked on" in done.stderr
+    assert "Warning: 1 of 3 scans cannot be worked on" in done.stderr
     assert "scan_b: " in done.stderr
     assert "truncated" in done.stderr
     folder = only_series(tmp_path)

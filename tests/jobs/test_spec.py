@@ -41,7 +41,7 @@ def test_paths_start_at_the_spec_file_and_overridden_ones_where_the_user_is(tmp_
         (
             "learning_rate = 1e-3",
             "training",
-            "training.learning_rate: there is no such key. It belongs below [execution].",
+            "training.learning_rate: there is no such key. It belongs below [refine] or [execution].",
         ),
         ('batch_size = "16"', "training", 'training.batch_size = "16": must be a whole number.'),
         ("nepochs = 2.5", "training", "training.nepochs = 2.5: must be a whole number."),

@@ -45,6 +45,7 @@ def drawn():
         "probe_modes": figures.probe_modes(probe(3), PIXEL),
         "diffraction": figures.diffraction(np.abs(sample()) * 9, noise[0], region()),
         "frame_residuals": figures.frame_residuals(positions, np.linspace(0.1, 0.3, 40), PIXEL),
+        "patch_confidence": figures.patch_confidence(positions, np.linspace(0.2, 1, 40), PIXEL),
         "coverage": figures.coverage(region() * 3.0, region(), PIXEL),
         "history": figures.history({"training": [3, 2, 1.5]}, {"rpie": [0.3, 0.2]}),
         "fourier_ring_correlation": figures.fourier_ring_correlation(curve),
@@ -135,3 +136,12 @@ def test_drawing_leaves_matplotlib_settings_as_they_were():
     before = dict(mpl.rcParams)
     figures.object_amplitude(sample(), region())
     assert dict(mpl.rcParams) == before
+
+
+def test_a_thumbnail_is_a_small_square_of_the_scanned_region_alone():
+    png = figures.thumbnail(sample(), region(), width_px=88)
+    assert pixels(png).shape == (88, 88, 3)
+    assert len(png) < 20_000
+    outside = np.array([0xE9, 0xED, 0xF1])
+    assert (pixels(png)[0, 0] == outside).all(), "the corner lies outside the round region"
+    assert (pixels(png)[44, 44] != outside).any()

@@ -14,6 +14,7 @@ HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
 # Where HDF5 looks for its signature: a file may begin with a block of its user's (HDF5 file format, section II.A).
 USER_BLOCKS = (0, 512, 1024, 2048)
 TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+RECOGNISED_BY = ("format", "version", "NX_class")
 _PARTS = re.compile(r"\d+|\D+")
 # Enough to recognise any format and to be listed in a message; NeXus trees can have thousands of entries.
 MAX_NAMES = 500
@@ -25,7 +26,7 @@ class Contents:
 
     kind:       how the bytes are organised
     arrays:     shape of each array; names in an HDF5 file are paths without the leading slash
-    attributes: attributes of an HDF5 file's root
+    attributes: those of an HDF5 file's root that say what it is: format, version, NX_class
     archive:    the opened archive when the file is an NPZ, else None
     """
 
@@ -135,11 +136,13 @@ def _look_into_hdf5(path: Path, kind: Literal["hdf5", "matlab"]) -> Contents:
 
 
 def _attributes(file: Any) -> dict[str, object]:
+    """The attributes by which formats are recognised; no others, for each is a place where a file may be damaged."""
     found: dict[str, object] = {}
-    for name in file.attrs:
+    for name in RECOGNISED_BY:
         try:
-            found[name] = file.attrs[name]
+            if name in file.attrs:
+                found[name] = file.attrs[name]
         except (OSError, RuntimeError, KeyError, ValueError, TypeError):
-            # An attribute of a type that h5py does not know is nothing that a format is recognised by.
+            # Of a type that h5py does not know: nothing that a format is recognised by.
             continue
     return found

@@ -21,8 +21,8 @@ ARRAY_LIMIT_BYTES = 2 * 2**30
 UNPROVEN_BYTES = 64 * 2**20
 # Deflate packs zeros 1030 to 1; what claims more is a bomb.
 LARGEST_RATIO = 1100
-# The largest detectors have 18 million pixels of 4 bytes; some writers put several frames into one piece.
-FRAME_LIMIT_BYTES = 256 * 2**20
+# The largest detectors have 18 million pixels; some writers put several frames into one piece.
+FRAME_LIMIT_PX = 2**25
 PIECE_LIMIT_BYTES = 512 * 2**20
 MAX_SOURCES = 10_000
 
@@ -142,7 +142,11 @@ class HDF5Source:
 
     def units(self, name: str) -> str | None:
         """The attribute `units` of a dataset as plain text, or None."""
-        value = self.attribute(name, "units")
+        return self.label(name, "units")
+
+    def label(self, name: str, key: str) -> str | None:
+        """An attribute as plain text, however it is stored; None when it is not there or no single text."""
+        value = self.attribute(name, key)
         if isinstance(value, np.ndarray):
             value = value.reshape(-1)[0] if value.size == 1 else None
         if isinstance(value, bytes):
@@ -161,14 +165,14 @@ class HDF5Source:
                 " frames must be real numbers with axes (position, y, x)."
             )
         piece = int(np.prod(dataset.chunks or (0,), dtype=object)) * dataset.dtype.itemsize
-        frame = int(np.prod(dataset.shape[-2:], dtype=object)) * dataset.dtype.itemsize
-        if axes.endswith("n"):
-            frame = int(np.prod(dataset.shape[:2], dtype=object)) * dataset.dtype.itemsize
-        if frame > FRAME_LIMIT_BYTES or piece > PIECE_LIMIT_BYTES:
+        sides = dataset.shape[:2] if axes.endswith("n") else dataset.shape[-2:]
+        frame = int(np.prod(sides, dtype=object))
+        if frame > FRAME_LIMIT_PX or piece > PIECE_LIMIT_BYTES:
             raise DataError(
-                f"{self.path}: {dataset.name} has frames of {frame / 2**20:.0f} MiB in pieces of {piece / 2**20:.0f}"
-                f" MiB; {FRAME_LIMIT_BYTES / 2**20:.0f} and {PIECE_LIMIT_BYTES / 2**20:.0f} MiB are the most that is"
-                " read at a time. Check the order of its axes, or store it frame by frame."
+                f"{self.path}: {dataset.name} has frames of {sides[0]} × {sides[1]} pixels in pieces of"
+                f" {piece / 2**20:.0f} MiB; no detector has more than {FRAME_LIMIT_PX} pixels, and"
+                f" {PIECE_LIMIT_BYTES / 2**20:.0f} MiB are the most that is read at a time. Check the order of the"
+                " axes, or store it frame by frame."
             )
         self._check_sources(dataset)
         return dataset

@@ -66,8 +66,7 @@ class _Groups:
         waiting = [name for name in source.names() if source.is_group(name)]
         while waiting and len(self.paths) < MAX_GROUPS:
             path = waiting.pop(0)
-            kind = source.attribute(path, "NX_class")
-            self.paths.append((path, kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind or "")))
+            self.paths.append((path, source.label(path, "NX_class") or ""))
             # Links may lead in circles; NeXus needs few levels.
             if path.count("/") < 5:
                 waiting += [f"{path}/{name}" for name in source.names(path) if source.is_group(f"{path}/{name}")]

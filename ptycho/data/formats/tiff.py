@@ -16,7 +16,7 @@ from PIL import Image, UnidentifiedImageError
 from PIL.TiffTags import TAGS_V2
 
 from ptycho.data.formats.contents import Contents, tiff_files
-from ptycho.data.formats.hdf5_source import FRAME_LIMIT_BYTES
+from ptycho.data.formats.hdf5_source import FRAME_LIMIT_PX
 from ptycho.data.formats.measurement import Measurement
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.data.scan import Scan
@@ -114,7 +114,7 @@ def _type(image: Any, path: Path) -> np.dtype[Any]:
     dtype = np.dtype(name)
     if name == "int32" and tuple(image.tag_v2.get(SAMPLE_FORMAT, UNSIGNED)) == UNSIGNED:
         dtype = np.dtype(np.uint32)
-    if image.size[0] * image.size[1] * dtype.itemsize > FRAME_LIMIT_BYTES:
+    if image.size[0] * image.size[1] > FRAME_LIMIT_PX:
         raise DataError(f"{path}: declares {image.size[1]} × {image.size[0]} pixels, more than any detector has.")
     return dtype
 

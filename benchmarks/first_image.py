@@ -1,12 +1,12 @@
-"""A trained network on scans that it never saw: is one pass worth its CPU time, and is it a start for the engine?
+"""The first image without training on the scan: is it worth its CPU time, and is it a start for the engine?
 
-    python benchmarks/pretrained.py [bundle] [--scan jobs/data/siemens-star.h5] [--seed 3] …
+    python benchmarks/first_image.py [bundle] [--scan jobs/data/siemens-star.h5] [--seed 3] …
 
-Without a scan: 1,024 frames of 64² of a photograph-like object at 1e6 and 1e4 photons, the true start probe and the
-wrong one that `simulate` gives. For each, phase errors after alignment and CPU seconds of: a flat object; one pass of
-the network, its patches stitched as they are and with phases synchronised; rPIE from flat in as many epochs as take
-as long as the pass; then epochs of rPIE from the network's image and from flat. With a scan: R-factors. One thread;
-about 2 CPU minutes for the simulated scans, 1 for the Siemens star.
+Without a bundle the linear inverse makes the image, else the bundle's network. Without a scan: 1,024 frames of 64² of a
+photograph-like object at 1e6 and 1e4 photons, the true start probe and the wrong one that `simulate` gives. For each,
+phase errors after alignment and CPU seconds of: a flat object; the first image, its patches stitched as they are and
+with phases synchronised; rPIE from flat in as many epochs as take as long; then epochs of rPIE from the first image and
+from flat. With a scan: R-factors. One thread; about 1 CPU minute for the simulated scans, as much for the Siemens star.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ptycho.config.config import ModelConfig
 from ptycho.config.refine import RefineConfig
 from ptycho.config.simulate import SimulateConfig
 from ptycho.data.formats import open_scan
@@ -29,28 +30,28 @@ from ptycho.data.preparation import prepare
 from ptycho.data.scan import Scan
 from ptycho.evaluation.alignment import align
 from ptycho.evaluation.metrics import scanned_region, score
-from ptycho.jobs.resolve import PRETRAINED_FOLDER
 from ptycho.parallel import SerialRanks
 from ptycho_torch.pinn.bundle import load_bundle
+from ptycho_torch.pinn.inference import linear_model
 from ptycho_torch.pinn.trained import TrainedModel
 from ptycho_torch.residuals import measure_residuals
 from ptycho_torch.stages.network import stitch_scan
 from ptycho_torch.stages.refinement import build_engine
 
 CPU = torch.device("cpu")
-# Epochs of refinement from the network's image and from flat.
+# Epochs of refinement from the first image and from flat.
 EPOCHS = (3, 5, 10)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("bundle", nargs="?", type=Path, default=PRETRAINED_FOLDER)
+    parser.add_argument("bundle", nargs="?", type=Path)
     parser.add_argument("--scan", type=Path, help="a scan file instead of the simulated ones")
     parser.add_argument("--crop-px", type=int, help="detector pixels to keep")
     parser.add_argument("--seed", type=int, default=3, help="of the simulated scans")
     parser.add_argument("--photons", type=float, nargs="+", default=[1e6, 1e4])
     parser.add_argument("--object", default="natural")
-    parser.add_argument("--image", type=Path, help="npz file for the network's images")
+    parser.add_argument("--image", type=Path, help="npz file for the first images")
     return parser.parse_args()
 
 
@@ -81,7 +82,18 @@ def timed(make: Callable[[], ObjectImage]) -> tuple[ObjectImage, float]:
     return image, time.process_time() - began
 
 
-def compare(name: str, model: TrainedModel, scan: Scan) -> ObjectImage:
+def first_image(bundle: TrainedModel | None, scan: Scan, *, synchronise: bool) -> ObjectImage:
+    """From reading the frames to the stitched image."""
+    everything = np.arange(scan.n_positions)
+    if bundle is None:
+        config = ModelConfig(N=scan.patch_size, architecture="linear")
+        model = linear_model(scan, config, everything, SerialRanks())
+    else:
+        model = bundle.with_probe(scan.probe, scan.mask)
+    return stitch_scan(model, scan, SerialRanks(), CPU, synchronise=synchronise, on_message=print)
+
+
+def compare(name: str, bundle: TrainedModel | None, scan: Scan) -> ObjectImage:
     print(f"\n{name}: {scan.n_positions} frames of {scan.patch_size}²", flush=True)
 
     def show(what: str, image: ObjectImage, seconds: float) -> None:
@@ -92,17 +104,16 @@ def compare(name: str, model: TrainedModel, scan: Scan) -> ObjectImage:
     ones = np.ones(scan.grid.shape, np.complex64)
     flat = ObjectImage(object=ones, coverage=ones.real, grid=scan.grid, probe=scan.probe * power)
     show("flat", flat, 0.0)
-    own = model.with_probe(scan.probe, scan.mask)
-    plain, _ = timed(lambda: stitch_scan(own, scan, SerialRanks(), CPU, synchronise=False))
-    show("network, stitched as it is", plain, 0.0)
-    image, seconds = timed(lambda: stitch_scan(own, scan, SerialRanks(), CPU, on_message=print))
-    show("network, phases synchronised", image, seconds)
+    plain, _ = timed(lambda: first_image(bundle, scan, synchronise=False))
+    show("first image, stitched as it is", plain, 0.0)
+    image, seconds = timed(lambda: first_image(bundle, scan, synchronise=True))
+    show("first image, phases synchronised", image, seconds)
     _, one_epoch = timed(lambda: refined(scan, 3, None))
     for epochs in sorted({max(1, round(seconds / (one_epoch / 3))), *EPOCHS}):
         show(f"rPIE from flat, {epochs} epochs", *timed(lambda n=epochs: refined(scan, n, None)))
     start = replace(image, probe=None)
     for epochs in EPOCHS:
-        show(f"rPIE from the network, {epochs} epochs", *timed(lambda n=epochs: refined(scan, n, start)))
+        show(f"rPIE from the first image, {epochs} epochs", *timed(lambda n=epochs: refined(scan, n, start)))
     return image
 
 
@@ -110,7 +121,7 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
     options = parse_arguments()
-    model = load_bundle(options.bundle)
+    model = load_bundle(options.bundle) if options.bundle else None
     images = {}
     if options.scan:
         scan = prepare(open_scan(options.scan), crop_px=options.crop_px)
