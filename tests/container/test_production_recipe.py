@@ -100,9 +100,7 @@ def test_arguments_reach_labels_and_packages(built):
 
 
 def test_the_image_holds_what_the_recipe_promises(built):
-    code = (
-        "import ptycho, torch, pathlib; print(ptycho.__file__, *pathlib.Path(torch.__file__).parent.glob('[a-z]*/*'))"
-    )
+    code = "import ptycho, torch, pathlib as p; print(ptycho.__file__, *p.Path(torch.__file__).parent.glob('[a-z]*/*'))"
     package = "/opt/ptycho/lib/python3.11/site-packages"
     said = apptainer("exec", "--cleanenv", built, "python3", "-P", "-c", code).split()
     assert said == [f"{package}/ptycho/__init__.py", f"{package}/torch/bin/torch_shm_manager"]
