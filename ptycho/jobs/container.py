@@ -59,7 +59,8 @@ shown=({binds})
 for folder in "$TMPDIR" "$PMIX_SERVER_TMPDIR"; do
     if [ -d "$folder" ]; then shown+=(--bind "$folder"); fi
 done
-exec "$program" exec{options} "${{shown[@]}}" "$image" "$@"
+# Else Python would prefer a folder "ptycho" where the job was submitted to the one in the image.
+exec "$program" exec --env PYTHONSAFEPATH=1{options} "${{shown[@]}}" "$image" "$@"
 """
 
 # A job may wait for days, and the file may be another one by then. The digest would take every rank half a minute.

@@ -102,7 +102,7 @@ def test_arguments_reach_labels_and_packages(built):
 def test_the_image_holds_what_the_recipe_promises(built):
     code = "import ptycho, torch, pathlib as p; print(ptycho.__file__, *p.Path(torch.__file__).parent.glob('[a-z]*/*'))"
     package = "/opt/ptycho/lib/python3.11/site-packages"
-    said = apptainer("exec", "--cleanenv", built, "python3", "-c", code).split()
+    said = apptainer("exec", "--cleanenv", built, "python3", "-P", "-c", code).split()
     assert said == [f"{package}/ptycho/__init__.py", f"{package}/torch/bin/torch_shm_manager"]
     assert "ptycho: one job spec in" in apptainer("run-help", built)
     listing = apptainer("exec", built, "sh", "-c", "ls -d /opt/ptycho/selftest /opt/ptycho-source 2>/dev/null || true")

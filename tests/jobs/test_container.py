@@ -56,7 +56,8 @@ def test_scan_is_shown_to_be_read_and_the_run_to_be_written(tmp_path, run):
     assert inside(folder, "echo", "a b").stdout == "a b\n"
     call = (tmp_path / "calls").read_text()
     assert call == (
-        f"exec --bind {tmp_path}:{tmp_path}:ro --bind {folder.path}:{folder.path}:rw {tmp_path}/a.sif echo a b\n"
+        f"exec --env PYTHONSAFEPATH=1 --bind {tmp_path}:{tmp_path}:ro --bind {folder.path}:{folder.path}:rw"
+        f" {tmp_path}/a.sif echo a b\n"
     )
     assert ranks_python(folder.path, job) == f"{folder.path}/inside python3"
 
@@ -100,7 +101,7 @@ def test_the_spec_lets_further_variables_folders_and_options_in(tmp_path, apptai
     write_inside(folder.path, [job])
     inside(folder, "true", MY_ONE="1", EXACT="2", EXACTLY="3")
     call, seen = (tmp_path / "calls").read_text(), (tmp_path / "environment").read_text()
-    assert call.startswith("exec --nv --no-privs --bind ")
+    assert call.startswith("exec --env PYTHONSAFEPATH=1 --nv --no-privs --bind ")
     assert f"--bind {Path.home()}/x:/x:ro" in call
     assert "MY_ONE=1" in seen and "EXACT=2" in seen and "EXACTLY" not in seen
 
