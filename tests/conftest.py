@@ -3,3 +3,9 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+from hypothesis import settings
+
+# A busy machine is no fault of the code.
+settings.register_profile("house", deadline=None)
+settings.load_profile("house")

@@ -35,7 +35,6 @@ CACHE_BYTES = 256 * 2**20
 DAMAGED = (
     zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, EOFError, ValueError,
     NotImplementedError, OSError, RuntimeError, SyntaxError, TypeError, LookupError, OverflowError, RecursionError,
-    MemoryError,
 )  # fmt: skip
 
 
