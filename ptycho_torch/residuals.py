@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
-from ptycho.data.grid import ObjectGrid
+from ptycho.data.image import ObjectImage
 from ptycho.data.scan import Scan
 from ptycho.parallel import Ranks
 from ptycho_torch.physics.forward import expected_counts
@@ -36,9 +37,8 @@ class Residuals:
 def measure_residuals(
     scan: Scan,
     owned: NDArray[np.int64],
-    image: NDArray[np.complex64],
+    image: ObjectImage,
     probe: NDArray[np.complex64],
-    grid: ObjectGrid,
     ranks: Ranks,
     *,
     device: torch.device,
@@ -46,16 +46,19 @@ def measure_residuals(
 ) -> Residuals:
     """Residuals of the whole scan; each rank reads the frames that it owns, and every rank gets the sums.
 
-    image: (y, x) object on `grid`; probe: (mode, y, x), sqrt(photons)
+    image: with the positions, intensities, background and varying probes that it found; probe: (mode, y, x),
+           sqrt(photons)
     """
+    scan = image.seen_by(scan)
     size = scan.patch_size
     n = scan.n_positions
     # One packed buffer, so that ranks meet in one sum: per-frame terms, then the two mean patterns.
     sums = np.zeros(2 * n + 2 * size * size, dtype=np.float64)
     numerators, denominators = sums[:n], sums[n : 2 * n]
     patterns = sums[2 * n :].reshape(2, size, size)
-    corners = grid.corners_px(scan.positions_px, size)
-    object_image = torch.as_tensor(image, device=device)
+    corners = image.grid.corners_px(scan.positions_px, size)
+    object_image = torch.as_tensor(image.object, device=device)
+    background = 0.0 if image.background is None else torch.as_tensor(image.background, device=device)
     modes = torch.as_tensor(probe, device=device)
     propagator = Propagator.of(scan.geometry, size, device)
     good = np.ones((size, size), bool) if scan.mask is None else scan.mask
@@ -63,8 +66,10 @@ def measure_residuals(
     for start in range(0, len(owned), batch_size):
         indices = owned[start : start + batch_size]
         counts = torch.as_tensor(scan.frames.read(indices).astype(np.float32), device=device)
-        windows = Windows.at(torch.as_tensor(corners[indices], device=device), size, grid.shape)
-        expected = propagator.to_file_order(expected_counts(modes, extract_patches(object_image, windows), propagator))
+        windows = Windows.at(torch.as_tensor(corners[indices], device=device), size, image.grid.shape)
+        patches = extract_patches(object_image, windows)
+        light = _light(image, modes, indices)
+        expected = propagator.to_file_order(expected_counts(light, patches, propagator)) + background
         amplitude = counts.sqrt() * weight
         difference = expected.sqrt() * weight - amplitude
         numerators[indices] = difference.abs().sum((-2, -1)).double().cpu().numpy()
@@ -78,3 +83,18 @@ def measure_residuals(
         mean_counts=(patterns[0] / n).astype(np.float32),
         mean_residual=(patterns[1] / n).astype(np.float32),
     )
+
+
+def _light(image: ObjectImage, modes: Tensor, indices: NDArray[np.int64]) -> Tensor:
+    """The probe of some frames: (mode, y, x), or (position, mode, y, x) where the image found that it varies."""
+    intensity, shares = image.per_frame.get("intensity"), image.per_frame.get("probe_shares")
+    if intensity is None and (shares is None or image.variations is None):
+        return modes
+    light = modes.expand(len(indices), *modes.shape).clone()
+    if shares is not None and image.variations is not None:
+        several = torch.as_tensor(shares[indices].astype(np.complex64), device=modes.device)
+        light[:, 0] += torch.einsum("pk,kyx->pyx", several, torch.as_tensor(image.variations, device=modes.device))
+    if intensity is not None:
+        root = np.sqrt(intensity[indices].astype(np.float32))
+        light *= torch.as_tensor(root, device=modes.device)[:, None, None, None]
+    return light

@@ -10,6 +10,7 @@ EngineName = Literal["none", "rpie", "epie", "mpie", "dm", "raar", "lsqml", "gra
 Likelihood = Literal["amplitude", "poisson"]
 Optimizer = Literal["adam", "lbfgs"]
 Batching = Literal["sparse", "compact", "uniform"]
+ProbeStart = Literal["scan", "autofocus", "guess"]
 PositionMethod = Literal["none", "gradient", "correlation"]
 BackgroundKind = Literal["none", "constant", "pixel"]
 PositionModel = Literal["free", "affine", "drift", "any"]
@@ -48,6 +49,8 @@ class RefineConfig:
                    chunk by chunk in every epoch; None: all that this machine has free
     update_probe:  whether the probe is refined at all
     probe_start_epoch: first epoch, from 1, in which the probe moves
+    probe_start:   "scan": the scan's own probe; "autofocus": the same, propagated to where it explains a part of the
+                   scan best; "guess": made of the mean pattern, for scans without a probe
     probe_modes:   incoherent modes; None: as many as the start probe has
     stop_at_plateau: whether to stop before `epochs` when annealed sweeps no longer lower the R-factor
 
@@ -85,6 +88,7 @@ class RefineConfig:
     memory_limit_mb: float | None = None
     update_probe: bool = True
     probe_start_epoch: int = 1
+    probe_start: ProbeStart = "scan"
     probe_modes: int | None = None
     stop_at_plateau: bool = True
     position_correction: PositionMethod = "none"
@@ -129,36 +133,10 @@ class RefineConfig:
             *_out_of("probe_momentum", self.probe_momentum, 0 <= self.probe_momentum < 1, "at least 0 and below 1"),
             *_out_of("anneal_from", self.anneal_from, 0 <= self.anneal_from <= 1, "between 0 and 1"),
             *_out_of("probe_start_epoch", self.probe_start_epoch, self.probe_start_epoch >= 1, "at least 1"),
+            *_not_among("probe_start", self.probe_start, get_args(ProbeStart)),
             *_out_of("probe_modes", self.probe_modes, self.probe_modes is None or self.probe_modes >= 1, "at least 1"),
-            *_out_of(
-                "position_correction",
-                self.position_correction,
-                self.position_correction in get_args(PositionMethod),
-                f"one of {get_args(PositionMethod)}",
-            ),
-            *_out_of(
-                "position_model",
-                self.position_model,
-                self.position_model in get_args(PositionModel),
-                f"one of {get_args(PositionModel)}",
-            ),
-            *_out_of(
-                "background", self.background, self.background in get_args(BackgroundKind), "none, constant or pixel"
-            ),
-            *_out_of("probe_variations", self.probe_variations, 0 <= self.probe_variations <= 20, "between 0 and 20"),
-            *_out_of("object_tv", self.object_tv, 0 <= self.object_tv <= 1, "between 0 and 1"),
-            *_out_of(
-                "object_amplitude_max",
-                self.object_amplitude_max,
-                self.object_amplitude_max is None or self.object_amplitude_max > 0,
-                "above 0",
-            ),
-            *_out_of(
-                "probe_support_px",
-                self.probe_support_px,
-                self.probe_support_px is None or self.probe_support_px > 0,
-                "above 0",
-            ),
+            *_not_among("position_correction", self.position_correction, get_args(PositionMethod)),
+            *_not_among("position_model", self.position_model, get_args(PositionModel)),
             *_out_of("position_limit_px", self.position_limit_px, self.position_limit_px > 0, "above 0"),
             *_out_of("position_step", self.position_step, 0 < self.position_step <= 10, "above 0 and at most 10"),
             *_out_of("position_start_epoch", self.position_start_epoch, self.position_start_epoch >= 1, "at least 1"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -11,7 +12,11 @@ from numpy.typing import NDArray
 
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.hdf5_writer import new_hdf5
+from ptycho.data.scan import Scan
 from ptycho.errors import DataError
+
+# What only some stages find; each under its own name in the file.
+_OPTIONAL = ("positions_px", "background", "variations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,14 +26,49 @@ class ObjectImage:
     object:   (y, x) complex64 transmission on `grid`
     coverage: (y, x) float32, summed weight of the light that each pixel saw; 0 where nothing was measured
     probe:    (mode, y, x) complex64, sqrt(photons), or None when the stage did not touch it
-    per_frame: named values of each frame, (position,), such as "confidence"
+    per_frame: named values of each frame, (position, …), such as "confidence"
+    positions_px: (position, 2) float64, where the stage moved frames to; None: as the scan records them
+    background: (y, x) float32 counts that belong to no wave, as files store patterns, or None
+    variations: (k, y, x) complex64 parts of the probe that change from frame to frame, by `per_frame["probe_shares"]`,
+                (position, k); or None
     """
 
     object: NDArray[np.complex64]
     coverage: NDArray[np.float32]
     grid: ObjectGrid
     probe: NDArray[np.complex64] | None = None
-    per_frame: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    per_frame: dict[str, NDArray[Any]] = field(default_factory=dict)
+    positions_px: NDArray[np.float64] | None = None
+    background: NDArray[np.float32] | None = None
+    variations: NDArray[np.complex64] | None = None
+
+    def seen_by(self, scan: Scan) -> Scan:
+        """The scan as this image explains it: on the image's grid, its frames where the image has moved them."""
+        moved = scan.positions_px if self.positions_px is None else self.positions_px
+        if self.grid == scan.grid and self.positions_px is None:
+            return scan
+        return replace(scan, positions_px=moved, object_grid=self.grid, object_start=None)
+
+    def on(self, grid: ObjectGrid) -> ObjectImage:
+        """The same image on another grid a whole number of pixels away: cropped, or surrounded by vacuum.
+
+        Raises ValueError when the grids differ by a part of a pixel.
+        """
+        if grid == self.grid:
+            return self
+        offset = np.asarray(self.grid.origin_px) - np.asarray(grid.origin_px)
+        start = np.rint(offset).astype(int)
+        if np.abs(offset - start).max() > 1e-6:
+            raise ValueError(f"the grids' origins differ by {offset} pixels, which is no whole number")
+        image = np.ones(grid.shape, np.complex64)
+        light = np.zeros(grid.shape, np.float32)
+        target = tuple(
+            slice(max(0, low), max(0, min(size, low + own)))
+            for low, own, size in zip(start, self.grid.shape, grid.shape, strict=True)
+        )
+        source = tuple(slice(part.start - low, part.stop - low) for part, low in zip(target, start, strict=True))
+        image[target], light[target] = self.object[source], self.coverage[source]
+        return replace(self, object=image, coverage=light, grid=grid)
 
 
 def write_image(image: ObjectImage, path: Path) -> None:
@@ -41,6 +81,9 @@ def write_image(image: ObjectImage, path: Path) -> None:
             file["probe"] = image.probe
         for name, values in image.per_frame.items():
             file[f"per_frame/{name}"] = values
+        for name in _OPTIONAL:
+            if getattr(image, name) is not None:
+                file[name] = getattr(image, name)
 
 
 def read_image(path: Path) -> ObjectImage:
@@ -55,6 +98,7 @@ def read_image(path: Path) -> ObjectImage:
                 grid=ObjectGrid(shape=array.shape, origin_px=(float(origin[0]), float(origin[1]))),
                 probe=file["probe"][()].astype(np.complex64) if "probe" in file else None,
                 per_frame={name: values[()] for name, values in file.get("per_frame", {}).items()},
+                **{name: file[name][()] for name in _OPTIONAL if name in file},
             )
     except (OSError, KeyError) as error:
         raise DataError(f"{path} holds no object image ({error}); resume the run so that it is made again.") from error

@@ -34,10 +34,11 @@ PACKAGES = ("ptychopinn", "torch", "lightning", "numpy", "scipy", "h5py", "submi
 
 @dataclass(frozen=True, kw_only=True)
 class TruthComparison:
-    """An image brought onto the simulated truth, (y, x) both, and its errors."""
+    """An image brought onto the simulated truth, (y, x) both, and its errors in the truth's well-lit region."""
 
     aligned: NDArray[np.complex64]
     truth: NDArray[np.complex64]
+    region: NDArray[np.bool_]
     scores: Scores
 
 
@@ -82,7 +83,7 @@ def publish(folder: RunFolder, job: ResolvedJob, scan: Scan, findings: Findings)
         with whole_file(folder.figures / f"{figure.name}.png") as partial:
             partial.write_bytes(figure.png)
     truth, correlation = findings.truth, findings.ring_correlation
-    flat = None if truth is None else _flat_phase_error(truth.truth, findings.region)
+    flat = None if truth is None else _flat_phase_error(truth.truth, truth.region)
     data = ReportData(
         title=job.name,
         summary=_summary(job, scan),
@@ -136,6 +137,8 @@ def _product(
         extras={
             "coverage": image.coverage,
             "frame_r_factor": findings.frame_r_factor,
+            **{f"frame_{key}": values for key, values in image.per_frame.items()},
+            **{name: found for name in ("background", "variations") if (found := getattr(image, name)) is not None},
             **{f"frame_network_{key}": values for key, values in network.items()},
             "provenance": np.array(json.dumps(told), dtype=h5py.string_dtype()),
         },
@@ -200,7 +203,7 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
         ReportFigure.standard("probe_modes", draw.probe_modes(image.probe, pixel_m)),
     ]
     if findings.truth is not None:
-        compared = draw.truth_comparison(findings.truth.aligned, findings.truth.truth, region, pixel_m)
+        compared = draw.truth_comparison(findings.truth.aligned, findings.truth.truth, findings.truth.region, pixel_m)
         made.append(ReportFigure.standard("truth_comparison", compared))
     if findings.network is not None and findings.network.object is not image.object:
         made.append(
@@ -226,6 +229,10 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
         ),
         ReportFigure.standard("coverage", draw.coverage(image.coverage, region, pixel_m)),
     ]
+    offsets = image.per_frame.get("position_offset_px")
+    if offsets is not None:
+        recorded = scan.positions_px - offsets
+        made.append(ReportFigure.standard("position_shifts", draw.position_shifts(recorded, offsets, pixel_m)))
     if findings.ring_correlation is not None:
         curve = draw.fourier_ring_correlation(findings.ring_correlation)
         made.append(ReportFigure.standard("fourier_ring_correlation", curve))

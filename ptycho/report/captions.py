@@ -27,6 +27,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Every dot is a scan position, coloured by how badly its frame is explained: a group of bright dots points at a"
         " wrong position, a drift or a beam dump.",
     ),
+    "position_shifts": (
+        "Corrected positions",
+        "Every arrow leads from a recorded position to the corrected one; right, the corrections by frame: a slow curve"
+        " is a drift, scatter is an encoder's or a stage's jitter.",
+    ),
     "patch_confidence": (
         "Agreement of patches",
         "How far the first image's overlapping patches agree on their phase, 1 at most: dark dots are patches that"

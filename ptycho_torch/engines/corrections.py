@@ -13,7 +13,7 @@ places, so a correction is written once for all engines:
     state        tensors equal on every rank, for the checkpoint
     frame_state  tensors whose first axis is this rank's frames, for the checkpoint; they follow their frames when a
                  job resumes on another number of ranks
-    findings     values of this rank's frames that belong into the result
+    findings     values of this rank's frames that belong into the result, and what all frames share of it
 
 What is in both states is restored by copying into the very tensors, so they must be views of what is used.
 """
@@ -58,6 +58,10 @@ class Correction:
 
     def findings(self) -> dict[str, Tensor]:
         """What was found about each of this rank's frames, by name: (owned frame, …), for the result."""
+        return {}
+
+    def common_findings(self) -> dict[str, Tensor]:
+        """What was found that is the same for all frames, by the name of a field of `ObjectImage`."""
         return {}
 
     def restored(self, estimate: Estimate) -> None:

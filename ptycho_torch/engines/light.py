@@ -97,6 +97,9 @@ class BackgroundCorrection(Correction):
     def restored(self, estimate: Estimate) -> None:
         estimate.background = self.background
 
+    def common_findings(self) -> dict[str, Tensor]:
+        return {"background": self._problem.propagator.to_file_order(self.background.counts)}
+
     def _darkest(self) -> Tensor:
         """Mean counts of the darkest pixels: no background is more than that on the whole."""
         mean = self._problem.mean_counts
@@ -168,6 +171,9 @@ class ProbeVariation(Correction):
 
     def findings(self) -> dict[str, Tensor]:
         return {"probe_shares": self.shares}
+
+    def common_findings(self) -> dict[str, Tensor]:
+        return {"variations": self.variations}
 
 
 def _norm(probe: Tensor) -> float:

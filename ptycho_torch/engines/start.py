@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ptycho.parallel import Ranks
 from ptycho_torch.engines.problem import Problem
-from ptycho_torch.physics.patches import accumulate_pattern
+from ptycho_torch.physics.patches import Windows, accumulate_pattern
 
 # Power of each added mode relative to the first: enough to break the symmetry, too little to do harm.
 _ADDED_MODE_POWER = 0.02
@@ -62,11 +62,14 @@ def start_object(image: NDArray[np.complex64] | None, probe: Tensor, problem: Pr
     return start * math.sqrt(float(light.sum(dtype=torch.float64)) / passed)
 
 
-def illumination(probe: Tensor, problem: Problem, ranks: Ranks) -> Tensor:
-    """Photons (y, x) float32 that fell on each object pixel, summed over all frames and ranks. Every rank must call."""
+def illumination(probe: Tensor, problem: Problem, ranks: Ranks, windows: Windows | None = None) -> Tensor:
+    """Photons (y, x) float32 that fell on each object pixel, summed over all frames and ranks. Every rank must call.
+
+    windows: where the frames lie now; None: where the scan records them
+    """
     light = torch.zeros(problem.grid.shape, device=problem.device)
     power = torch.view_as_real(probe).square().sum((0, -1))
-    windows = problem.windows()
+    windows = windows or problem.windows()
     step = max(1, _WINDOW_PX // problem.patch_size**2)
     for start in range(0, len(windows), step):
         accumulate_pattern(light, power, windows[start : start + step])

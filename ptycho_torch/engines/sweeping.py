@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,9 +76,28 @@ class SweepingEngine:
         return modes
 
     def image(self) -> ObjectImage:
-        """Object, probe and coverage (photons per object pixel). Every rank must call it."""
-        light = illumination(self.estimate.probe * self._gauge(), self._problem, self._ranks)
-        return ObjectImage(object=self.object, coverage=light.cpu().numpy(), grid=self.grid, probe=self.probe)
+        """Object, probe, coverage (photons per object pixel), what corrections found. Every rank must call it."""
+        problem, gauge = self._problem, self._gauge()
+        light = illumination(self.estimate.probe * gauge, problem, self._ranks, self.estimate.windows)
+        frames: dict[str, NDArray[Any]] = {}
+        common: dict[str, NDArray[Any]] = {}
+        for correction in self.estimate.corrections:
+            frames |= {name: self._of_all_frames(own) for name, own in correction.findings().items()}
+            common |= {name: values.cpu().numpy() for name, values in correction.common_findings().items()}
+        if "variations" in common:
+            common["variations"] = (common["variations"] * gauge).astype(np.complex64)
+        if "position_offset_px" in frames:
+            corners = self._of_all_frames(problem.corners_px) + frames["position_offset_px"]
+            common["positions_px"] = corners + np.asarray(self.grid.origin_px) + problem.patch_size // 2
+        return ObjectImage(
+            object=self.object,
+            coverage=light.cpu().numpy(),
+            grid=self.grid,
+            # Turning the modes would part the variations from the mode that they belong to.
+            probe=(self.estimate.probe * gauge).cpu().numpy() if "variations" in common else self.probe,
+            per_frame=frames,
+            **common,
+        )
 
     @torch.no_grad()
     def run_epoch(self, epoch: int) -> EpochResult:
@@ -124,6 +144,14 @@ class SweepingEngine:
         self._history = state["history"].tolist()
         for correction in self.estimate.corrections:
             correction.restored(self.estimate)
+
+    def _of_all_frames(self, own: Tensor) -> NDArray[Any]:
+        """Values (position, …) of the whole scan from those of this rank's frames, on every rank."""
+        values = own.detach().cpu().numpy()
+        everyone = np.zeros((self._problem.n_total, *values.shape[1:]), values.dtype)
+        everyone[self._problem.frame_index] = values
+        self._ranks.all_sum(everyone.view(everyone.real.dtype))
+        return everyone
 
     def _sweep(self, epoch: int, step: float) -> float:
         """Go over all frames once; returns Σ|√k − √λ| over all ranks, each frame as it was met."""

@@ -21,6 +21,7 @@ from ptycho.jobs.publication import Findings, TruthComparison, publish
 from ptycho.jobs.runner import StageContext
 from ptycho.parallel import Ranks
 from ptycho_torch.device import rank_device
+from ptycho_torch.physics.propagate import Propagator
 from ptycho_torch.residuals import Residuals, measure_residuals
 from ptycho_torch.stages.refinement import build_engine, owned_frames, refined_path
 
@@ -41,23 +42,24 @@ def evaluate(context: StageContext) -> None:
     final = read_image(refined) if "refine" in job.stages else network
     if final is None:
         raise DataError(f"{context.folder.path} has no image to evaluate; start the run again.")
-    probe = final.probe if final.probe is not None else _powered_probe(scan, ranks)
-    final = replace(final, probe=probe)
     owned = owned_frames(scan, ranks)
+    start = _powered_probe(scan, ranks, final.probe)
+    probe = final.probe if final.probe is not None else start
+    final = replace(final, probe=probe)
+    seen = final.seen_by(scan)
 
     def residuals(image: ObjectImage, with_probe: NDArray[np.complex64]) -> Residuals:
-        return measure_residuals(scan, owned, image.object, with_probe, scan.grid, ranks, device=device)
+        return measure_residuals(scan, owned, image, with_probe, ranks, device=device)
 
     found = residuals(final, probe)
-    start = _powered_probe(scan, ranks)
     flat = ObjectImage(object=np.ones_like(final.object), coverage=final.coverage, grid=final.grid)
     # The scan's own probe may be far off, and the final one was made for another object: a flat one gets the better.
     flat_r = min(residuals(flat, one).r_factor for one in (start, probe))
     network_r = (
         None if network is None else residuals(network, start if network.probe is None else network.probe).r_factor
     )
-    region = scanned_region(scan.positions_px, probe, scan.grid)
-    correlation = _half_correlation(context, probe, region, device)
+    region = scanned_region(seen.positions_px, probe, seen.grid)
+    correlation = _half_correlation(context, seen, probe, region, device)
     if ranks.rank == 0:
         findings = Findings(
             image=final,
@@ -70,41 +72,45 @@ def evaluate(context: StageContext) -> None:
             flat_r_factor=flat_r,
             network_r_factor=network_r,
             ring_correlation=correlation,
-            truth=_compare_with_truth(scan, final, region),
-            network_truth=_compare_with_truth(scan, network, region) if network is not None else None,
+            truth=_compare_with_truth(scan, final, probe),
+            network_truth=_compare_with_truth(scan, network, probe) if network is not None else None,
         )
-        numbers = publish(context.folder, job, scan, findings)
+        numbers = publish(context.folder, job, seen, findings)
         context.report.result(**{name: value for name, value in numbers.items() if value is not None})
     ranks.barrier()
 
 
-def _powered_probe(scan: Scan, ranks: Ranks) -> NDArray[np.complex64]:
-    """The scan's own probe with the power that the data have, as the network saw it."""
-    assert scan.probe is not None  # the stages before could not have run without
+def _powered_probe(scan: Scan, ranks: Ranks, final: NDArray[np.complex64] | None) -> NDArray[np.complex64]:
+    """The scan's own probe, or where it has none the final one, with the power that the data have."""
+    own = scan.probe if scan.probe is not None else final
+    assert own is not None  # the stages before could not have run without
     owned = owned_frames(scan, ranks)
     mask = np.ones((scan.patch_size,) * 2, bool) if scan.mask is None else scan.mask
     counts = np.zeros(1)
     for start in range(0, len(owned), 256):
         counts += scan.frames.read(owned[start : start + 256])[:, mask].sum(dtype=np.float64)
     ranks.all_sum(counts)
-    spectrum = np.fft.fftshift(np.fft.fft2(scan.probe, norm="ortho"), axes=(-2, -1))
-    seen = (np.abs(spectrum) ** 2).sum(0)[mask].sum()
-    powered: NDArray[np.complex64] = (scan.probe * np.sqrt(counts[0] / scan.n_positions / seen)).astype(np.complex64)
+    propagator = Propagator.of(scan.geometry, scan.patch_size)
+    pattern = propagator.to_file_order(propagator.forward(torch.as_tensor(own)).abs().square().sum(0)).numpy()
+    seen = pattern[mask].sum()
+    powered: NDArray[np.complex64] = (own * np.sqrt(counts[0] / scan.n_positions / seen)).astype(np.complex64)
     return powered
 
 
 def _half_correlation(
-    context: StageContext, probe: NDArray[np.complex64], region: NDArray[np.bool_], device: torch.device
+    context: StageContext, scan: Scan, probe: NDArray[np.complex64], region: NDArray[np.bool_], device: torch.device
 ) -> RingCorrelation | None:
     """Fourier ring correlation of two images, each from every other frame along the space-filling curve.
 
     Both start from a flat object, so that nothing but the data makes them agree; the probe is the final one.
     """
-    scan, ranks, config = context.scan, context.ranks, context.job.refine
+    ranks, config = context.ranks, context.job.refine
     if scan.n_positions < max(FEWEST_FOR_HALVES, 2 * ranks.size):
         return None
     engine_name = "rpie" if config.engine == "none" else config.engine
     settings = replace(config, engine=engine_name, epochs=min(config.epochs, HALF_EPOCHS), update_probe=False)
+    # The scan is the corrected one; positions move no more.
+    settings = replace(settings, position_correction="none", position_search=False)
     order = hilbert_order(scan.positions_px)
     halves = []
     for number in (0, 1):
@@ -127,13 +133,18 @@ def _half_correlation(
     return ring_correlation(first, halves[1], region, pixel_size_m=pixel[0] if pixel else None)
 
 
-def _compare_with_truth(scan: Scan, image: ObjectImage, region: NDArray[np.bool_]) -> TruthComparison | None:
-    """Errors against the truth, where the scan knows it on the same grid."""
+def _compare_with_truth(scan: Scan, image: ObjectImage, probe: NDArray[np.complex64]) -> TruthComparison | None:
+    """Errors against the truth, where the scan knows it on a grid of the same pixels."""
     truth = scan.truth
     if truth is None:
         return None
-    if truth.grid != scan.grid or truth.object.shape != image.object.shape:
+    try:
+        image = image.on(truth.grid)
+    except ValueError:
         log.warning("the truth lies on another grid than the image and is not compared with it")
         return None
+    true_positions = scan.positions_px if truth.positions_px is None else truth.positions_px
+    region = scanned_region(true_positions, probe, truth.grid)
     aligned = align(image.object, truth.object, region).image
-    return TruthComparison(aligned=aligned, truth=truth.object, scores=score(aligned, truth.object, region))
+    scores = score(aligned, truth.object, region)
+    return TruthComparison(aligned=aligned, truth=truth.object, region=region, scores=scores)

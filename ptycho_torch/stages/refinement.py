@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,16 +12,18 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho.config.refine import RefineConfig
+from ptycho.data.grid import ObjectGrid
 from ptycho.data.image import ObjectImage, read_image, write_image
 from ptycho.data.scan import Scan
 from ptycho.data.sharding import hilbert_order, shard_bounds
-from ptycho.errors import CancelledError, DataError
+from ptycho.errors import CancelledError
 from ptycho.jobs.run_folder import RunFolder
 from ptycho.jobs.runner import StageContext
 from ptycho.parallel import Ranks
 from ptycho_torch.device import rank_device
 from ptycho_torch.engines.choice import choose_engine
 from ptycho_torch.engines.interface import Engine
+from ptycho_torch.engines.probe_start import choose_probe
 from ptycho_torch.engines.problem import load_problem
 from ptycho_torch.stages.refinement_checkpoint import RefinementCheckpoint
 
@@ -83,16 +87,27 @@ def build_engine(
     start: object (and probe, where it has one) to start from; None starts flat with the scan's own probe.
     Raises DataError when there is no probe to start from.
     """
-    problem = load_problem(scan, owned_frames(scan, ranks), ranks, device, config.memory_limit_mb)
-    probe = start.probe if start is not None and start.probe is not None else scan.probe
+    owned = owned_frames(scan, ranks)
+    if config.moves_positions:
+        scan = _with_room(scan, config.position_limit_px)
+    problem = load_problem(scan, owned, ranks, device, config.memory_limit_mb)
+    probe = start.probe if start is not None and start.probe is not None else None
     if probe is None:
-        raise DataError(
-            f"{scan.path or scan.name} holds no probe, and the engine needs a first guess of it."
-            " Add one to the file (dataset /probe of our own layout, see docs/data-formats.md)."
-        )
-    image = start.object if start is not None else None
+        probe = choose_probe(scan, config, ranks, scan.probe)
+    image = start.on(scan.grid).object if start is not None else None
     engine, config = choose_engine(config, problem)
     return engine(problem, config, ranks, probe, image, seed=seed)
+
+
+def _with_room(scan: Scan, limit_px: float) -> Scan:
+    """The scan on a grid on which its frames may move that far."""
+    room = math.ceil(limit_px)
+    grid = scan.grid
+    wider = ObjectGrid(
+        shape=(grid.shape[0] + 2 * room, grid.shape[1] + 2 * room),
+        origin_px=(grid.origin_px[0] - room, grid.origin_px[1] - room),
+    )
+    return replace(scan, object_grid=wider, object_start=None)
 
 
 def owned_frames(scan: Scan, ranks: Ranks) -> NDArray[np.int64]:
