@@ -22,7 +22,7 @@ from ptycho_torch.physics.patches import Windows
 from ptycho_torch.physics.propagate import Propagator
 
 # Frames are read this many bytes at a time, so that reading needs little more memory than keeping.
-_READ_BYTES = 2**24
+_READ_BYTES = 2**22
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +115,9 @@ def load_problem(
     for start in range(0, len(owned), step):
         part = slice(start, start + step)
         root = amplitudes(scan.frames.read(owned[part]), bad, propagator)
-        counts += root.square().sum(0, dtype=torch.float64)
-        sums += (len(root), root.square().sum(dtype=torch.float64).item(), root.sum(dtype=torch.float64).item())
+        counts_here = root.square().sum(0, dtype=torch.float64)
+        counts += counts_here
+        sums += (len(root), counts_here.sum().item(), root.sum(dtype=torch.float64).item())
         if kept is not None:
             kept[part] = root.to(device)
     ranks.all_sum(sums)
