@@ -48,6 +48,7 @@ docs: $(READY)  ## Write the generated documents (job-spec, cli)
 bench: $(READY)  ## Measure the claims of docs/performance.md
 	$(BIN)/python benchmarks/refine_speed.py
 	$(BIN)/python benchmarks/network_from_scratch.py
+	$(BIN)/python benchmarks/scaling.py
 
 lock: $(READY)  ## Pin the newest versions that pyproject.toml allows
 	$(BIN)/python -m pip install --quiet pip-tools

@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=32, help="pixels along each side of a pattern")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    scan = client_scan(side=10, n=90, size=args.size, photons=1e6)
+    scan = client_scan(side=10, n=90, size=args.size, photons=3e5)
     start = np.ones(scan.truth.shape, np.complex64)
     print("library | epochs | training, CPU s | refinement epochs | reconstruction, CPU s | correlation | shift, px")
     with tempfile.TemporaryDirectory() as name:

@@ -38,7 +38,6 @@ CASES: tuple[tuple[str, int, int, dict[str, int]], ...] = (
     ("pinn", 100, 128, {}),
     ("pinn", 100, 64, {"training.batch_size": 16}),
     ("pinn", 100, 64, {"model.n_filters_scale": 4}),
-    ("pinn", 500, 64, {}),
 )
 
 

@@ -152,7 +152,8 @@ def run_ours(engine_name: str, folder: Path, epochs: int) -> None:
         object_grid=ObjectGrid(shape=tuple(data["shape"].tolist()), origin_px=tuple(data["origin"].tolist())),
     )  # fmt: skip
     problem = load_problem(scan, np.arange(scan.n_positions), SerialRanks())
-    kind, config = choose_engine(RefineConfig(engine=engine_name, epochs=epochs, stop_at_plateau=False))  # type: ignore[arg-type]
+    config = RefineConfig(engine=engine_name, epochs=epochs, stop_at_plateau=False)  # type: ignore[arg-type]
+    kind, config = choose_engine(config, problem)
     engine = kind(problem, config, SerialRanks(), data["probe"])
     cpu_s = 0.0
     for epoch in range(1, epochs + 1):

@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("scans", nargs="*", type=Path, help="scan files; none: simulated scans")
     parser.add_argument("--seeds", type=int, default=1, help="orders of frames to try on each scan")
     parser.add_argument("--warm", action="store_true", help="start from an object with slow phase errors of 0.13 rad")
+    parser.add_argument("--by-epoch", action="store_true", help="show the phase error of every fifth epoch, too")
     parser.add_argument("--only", help="simulated scans whose name holds this word")
     for name in OPTIONS:
         parse = int if name in WHOLE else str if name in WORDS else float
@@ -69,7 +70,11 @@ def main() -> None:
     )
     for scan in chosen_scans(arguments.scans, arguments.only or ""):
         for seed in range(arguments.seeds):
-            measure(scan, config, seed, arguments.warm)
+            errors = measure(scan, config, seed, arguments.warm)
+            if arguments.by_epoch:
+                print(
+                    "   ", "  ".join(f"{error:.4f} @{epoch}" for epoch, error in enumerate(errors, 1) if epoch % 5 == 0)
+                )
 
 
 def chosen_scans(paths: list[Path], word: str) -> Iterator[Scan]:
@@ -83,12 +88,15 @@ def chosen_scans(paths: list[Path], word: str) -> Iterator[Scan]:
                 yield simulate_scan(SimulateConfig(object=kind, photons=photons, name=name))
 
 
-def measure(scan: Scan, config: RefineConfig, seed: int, warm: bool) -> None:
-    """Refine the scan from its own start probe and a flat object, or a warm one, and print one row."""
+def measure(scan: Scan, config: RefineConfig, seed: int, warm: bool) -> list[float]:
+    """Refine the scan from its own start probe and a flat object, or a warm one, and print one row.
+
+    Returns the phase error after each epoch, where truth is known.
+    """
     if scan.probe is None:
         raise SystemExit(f"{scan.name} holds no probe to start from")
     problem = load_problem(scan, np.arange(scan.n_positions), SerialRanks())
-    kind, config = choose_engine(config)
+    kind, config = choose_engine(config, problem)
     engine = kind(problem, config, SerialRanks(), scan.probe, warm_start(scan) if warm else None, seed=seed)
     cpu_s, reached_s, errors, scores = 0.0, None, [], None
     for epoch in range(1, config.epochs + 1):
@@ -109,6 +117,7 @@ def measure(scan: Scan, config: RefineConfig, seed: int, warm: bool) -> None:
         f" {shown(scores and scores.amplitude_psnr_db, '7.1f')} {result.r_factor:8.4f} {peak_mb():7.0f}",
         flush=True,
     )
+    return errors
 
 
 def warm_start(scan: Scan) -> NDArray[np.complex64]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ptycho.data.formats import open_scan
-from ptycho.data.formats.standard_folder import is_standard_folder, read_standard_folder
 from ptycho.data.frames import CheckedFrames
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.groups import nearest_groups
 from ptycho.data.scan import ArrayFrames, Frames, Scan
 from ptycho.errors import DataError
+
+# Where batch work of ptychodus has the frames; product.h5 lies beside it.
+STAGED_FRAMES = "diffraction.h5"
 
 
 class RawData:
@@ -41,9 +43,8 @@ class RawData:
         Raises DataError.
         """
         path = Path(path)
-        if not path.exists() and is_standard_folder(path.parent):
-            return cls(read_standard_folder(path.parent))
-        return cls(open_scan(path))
+        staged = path.with_name(STAGED_FRAMES)
+        return cls(_on_own_pixels(open_scan(staged if staged.is_file() and not path.exists() else path)))
 
     @classmethod
     def from_coords_without_pc(
@@ -118,6 +119,14 @@ class LazyCounts:
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return np.asarray(self.frames.read(np.arange(len(self))), dtype=dtype)
+
+
+def _on_own_pixels(scan: Scan) -> Scan:
+    """The scan with positions counted from the first pixel of its own object, where it has one."""
+    grid = scan.object_grid
+    if grid is None or scan.truth is not None or grid.origin_px == (0, 0):
+        return scan
+    return replace(scan, positions_px=scan.positions_px - grid.origin_px, object_grid=ObjectGrid(shape=grid.shape))
 
 
 def client_scan(

@@ -26,7 +26,7 @@ MAY_IMPORT = {
         "ptycho.report",
     },
     "ptycho_torch.ranks": {"ptycho.parallel"},
-    "ptycho_torch.physics": set(),
+    "ptycho_torch.physics": {"ptycho.data"},
     "ptycho_torch.generators": {"ptycho.config"},
     "ptycho_torch.simulate": {"ptycho_torch.physics", "ptycho.config", "ptycho.data"},
     "ptycho_torch.stitching": {"ptycho_torch.physics", "ptycho.data", "ptycho.parallel"},

@@ -107,13 +107,13 @@ def _show_needs(job: ResolvedJob, scan: Scan) -> None:
     ranks = counted(job.resources.n_ranks, "rank")
     say(f"{scan.n_positions} frames of {scan.patch_size} × {scan.patch_size} on {ranks}.")
     most = max((memory_of(job, scan, one) for one in found), key=lambda needed: needed.total_mb)
-    say(
-        f"Memory: estimated {most.total_mb:.0f} MB for a rank: program {most.program_mb:.0f}, frames"
-        f" {most.frames_mb:.0f}, canvas {most.canvas_mb:.0f}, one step {most.step_mb:.0f}."
-    )
+    parts = {"program": most.program_mb, "frames": most.frames_mb, "canvas": most.canvas_mb}
+    parts |= {"network": most.network_mb, "one step": most.step_mb}
+    shown = ", ".join(f"{part} {needed_mb:.0f}" for part, needed_mb in parts.items())
+    say(f"Memory: estimated {most.total_mb:.0f} MB for a rank: {shown}.")
     architecture = job.training.model.architecture
     if job.uses_network and architecture != "cnn":
-        say(f'The step is that of architecture "cnn"; "{architecture}" was not measured and may need more.')
+        say(f'Network and step are those of architecture "cnn"; "{architecture}" was not measured and may need more.')
     node_mb = most.total_mb * job.resources.ranks_per_node
     asked = job.resources.memory_gb
     if asked is not None and node_mb > asked * _MB_PER_GB:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ptycho.cli.arguments import AsJson, Overrides, SpecPath
+from ptycho.cli.axes import axes_facts, compare_axes, say_axes
 from ptycho.cli.console import next_step, say, show_json, show_table
 from ptycho.errors import RequestError
 
@@ -115,6 +116,10 @@ def check(
     spec: SpecPath,
     overrides: Overrides = None,
     everything: Annotated[bool, typer.Option("--all", help="Show the values that are defaults too.")] = False,
+    axes: Annotated[
+        bool,
+        typer.Option("--axes", help="Reconstruct a few frames with all eight axes of the positions, and compare."),
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Check a job spec and its scan.
@@ -132,6 +137,7 @@ def check(
         return
     job, scan = resolve_anywhere(loaded)
     shown = values_of(job)
+    verdict = compare_axes(scan) if axes else None
     if as_json:
         show_json(
             {
@@ -141,12 +147,15 @@ def check(
                 "n_ranks": job.resources.n_ranks,
                 "scan": {"path": str(scan.path), "n_positions": scan.n_positions, "patch_size": scan.patch_size},
                 "assumptions": list(scan.assumptions),
+                "axes": None if verdict is None else axes_facts(verdict, job),
                 "values": {path: {"value": value, "source": job.sources[path]} for path, value in shown.items()},
             }
         )
         return
     show_values(job, everything=everything)
     _describe(job, scan)
+    if verdict is not None:
+        say_axes(verdict, job)
     next_step(f"ptycho run {spec}" + "".join(f" --set {override}" for override in overrides or ()))
 
 

@@ -25,8 +25,8 @@ class RefineConfig:
 
     engine:        "rpie" (Maiden, Johnson & Li 2017), "epie" (Maiden & Rodenburg 2009: alpha = probe_alpha = 1),
                    "mpie" (rpie with momentum after every few batches), "lsqml" (Odstrcil et al. 2018), "dm" (Thibault
-                   et al. 2009), "raar" (Luke 2005), "gradient" (Adam or L-BFGS), "auto" (the fastest measured:
-                   mpie), "none"
+                   et al. 2009), "raar" (Luke 2005), "gradient" (Adam or L-BFGS), "auto" (mpie; rpie
+                   where there is less than a photon per pixel), "none"
     epochs:        sweeps over all frames; the steps are annealed towards the last one
     batch_size:    frames updated at once, over all ranks; None: a 32nd of the scan, at least 32, at most an eighth.
                    Larger batches need fewer passes over a large object image; batches whose windows overlap much

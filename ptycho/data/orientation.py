@@ -23,6 +23,12 @@ def turned_positions(positions: NDArray[np.float64], axes: Axes) -> NDArray[np.f
     return np.stack([sign * positions[:, "yx".index(name)] for sign, name in _parsed(axes)], axis=1)
 
 
+def composed(first: Axes, second: Axes) -> Axes:
+    """The axes that turn as `first` does, and then `second`."""
+    both = turned_positions(turned_positions(np.eye(2), first), second)
+    return next(axes for axes in ALL_AXES if np.array_equal(turned_positions(np.eye(2), axes), both))
+
+
 def turned_images(images: NDArray[Any], axes: Axes) -> NDArray[Any]:
     """Square images (..., y, x) in the new axes; index N // 2 stays where it is.
 
@@ -86,6 +92,30 @@ def turn(scan: Scan, *, frame_axes: Axes | None = None, position_axes: Axes | No
     if scan.object_start is not None or scan.truth is not None:
         notes.append("The file's object belongs to the axes as they were and is not used.")
     return replace(scan, assumptions=(*scan.assumptions, *notes), **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AxesVerdict:
+    """What a comparison of all eight orientations of the positions has found.
+
+    n_frames:  how many frames were reconstructed
+    r_factors: R-factor after a few epochs for each orientation of the positions, relative to how they are read now
+    best:      the orientation that explains the frames best
+    is_likely_wrong: whether it does so clearly better than the present one
+    """
+
+    n_frames: int
+    r_factors: dict[Axes, float]
+    best: Axes
+    is_likely_wrong: bool
+
+    @property
+    def sentence(self) -> str:
+        """The verdict in words."""
+        now, least = self.r_factors["yx"], self.r_factors[self.best]
+        if self.is_likely_wrong:
+            return f"the positions as they are read leave an R-factor of {now:.3f}, others {least:.3f}"
+        return f"the positions as they are read leave an R-factor of {now:.3f}; no other axes leave clearly less"
 
 
 def _parsed(axes: Axes) -> list[tuple[int, str]]:

@@ -56,44 +56,48 @@ class MemoryModel:
     program:  interpreter, libraries and figures
     frames:   what each of its own frames and its halo keeps: counts and amplitudes, for a network its patches too
     canvas:   complex images of the whole object grid and their weights
+    network:  weights, gradients and Adam's moments, and the workspace of the library that convolves
     step:     what one step makes: for a network the activations of its share of a batch, kept for the gradient
     """
 
     program_mb: float
     frames_mb: float
     canvas_mb: float
+    network_mb: float
     step_mb: float
 
     @property
     def total_mb(self) -> float:
         """The sum."""
-        return self.program_mb + self.frames_mb + self.canvas_mb + self.step_mb
+        return self.program_mb + self.frames_mb + self.canvas_mb + self.network_mb + self.step_mb
 
 
-# Bytes for each pixel, and MB, fitted to the measured peaks of whole runs (docs/performance.md): what the terms stand
-# for says why there is such a term, the fit says how large it is.
-_PROGRAM_MB, _PROGRAM_NETWORK_MB = 375.0, 690.0
+# Fitted to the measured peaks of whole runs (docs/performance.md): terms say what grows with what, the fit how fast.
+_PROGRAM_MB, _PROGRAM_NETWORK_MB = 375.0, 615.0
 _FRAME_BYTES, _FRAME_BYTES_NETWORK = 8.0, 16.0
 _CANVAS_BYTES = 80.0
 # The evaluate stage looks at so many frames at once.
 _EVALUATED_AT_ONCE, _EVALUATED_BYTES = 256, 12.0
-# Activations of the network for each channel of its first level, and the physical guess that it corrects.
-_CHANNELS_PER_SCALE, _CHANNEL_BYTES, _GUESS_BYTES = 16, 20.0, 200.0
+# A network with so many channels on its first level: weights grow with their square, activations with their number.
+_CHANNELS_PER_SCALE, _WEIGHTS_MB, _ACTIVATION_BYTES = 16, 0.08, 18.5
 
 
 def memory_of(job: ResolvedJob, scan: Scan, share: Share) -> MemoryModel:
     """The memory of a rank with this share."""
     frame_px, canvas_px = scan.patch_size**2, math.prod(scan.grid.shape)
     step_bytes = min(share.frames, _EVALUATED_AT_ONCE) * _EVALUATED_BYTES
+    network_mb = 0.0
     if job.uses_network:
         members = math.ceil(job.training.batch_size / job.resources.n_ranks) * job.training.model.gridsize**2
         channels = _CHANNELS_PER_SCALE * job.training.model.n_filters_scale
-        step_bytes = max(step_bytes, members * (channels * _CHANNEL_BYTES + _GUESS_BYTES))
+        step_bytes = max(step_bytes, members * channels * _ACTIVATION_BYTES)
+        network_mb = channels**2 * _WEIGHTS_MB
     frame_bytes = _FRAME_BYTES_NETWORK if job.uses_network else _FRAME_BYTES
     return MemoryModel(
         program_mb=_PROGRAM_NETWORK_MB if job.uses_network else _PROGRAM_MB,
         frames_mb=(share.frames + share.halo) * frame_px * frame_bytes / 1e6,
         canvas_mb=canvas_px * _CANVAS_BYTES / 1e6,
+        network_mb=network_mb,
         step_mb=step_bytes * frame_px / 1e6,
     )
 

@@ -14,12 +14,11 @@ import torch
 from numpy.typing import NDArray
 
 from ptycho.data.formats import open_scan
-from ptycho.data.formats.standard_folder import is_standard_folder, read_standard_folder
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError, ModelError
 from ptycho.parallel import SerialRanks
-from ptycho.raw_data import client_scan
+from ptycho.raw_data import STAGED_FRAMES, client_scan
 from ptycho_torch.api.checkpoint_file import SUFFIX, ClientConfigs, read_checkpoint, write_checkpoint
 from ptycho_torch.api.client_work import end_with_parent, image_for_client, train_for_client
 from ptycho_torch.api.settings import training_of
@@ -264,8 +263,8 @@ def centred_shape(positions_px: NDArray[np.float64], size: int) -> tuple[int, in
 
 def _scan_of_folder(folder: Path) -> Scan:
     archives = sorted(folder.glob("*.npz"))
-    if not archives and is_standard_folder(folder):
-        return read_standard_folder(folder)
+    if not archives and (folder / STAGED_FRAMES).is_file():
+        return open_scan(folder / STAGED_FRAMES)
     if not archives:
         raise DataError(f"{folder} holds no scan: an NPZ, or diffraction.h5 and product.h5, is needed.")
     named = [path for path in archives if path.name == "train_data.npz"]

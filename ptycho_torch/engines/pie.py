@@ -48,8 +48,11 @@ class Pie(SweepingEngine):
         moves_probe = self._moves_probe(epoch)
         self._before = self.estimate.object.clone(), self.estimate.probe.clone()
         missed = torch.zeros((), dtype=torch.float64, device=self._problem.device)
-        every, last = self.config.momentum_every, self._before
-        for number, members in enumerate(self._batches(epoch), start=1):
+        every, last, batches = self.config.momentum_every, self._before, self._batches(epoch)
+        if every is not None:
+            # Few batches: momentum acts at least once an epoch.
+            every = min(every, len(batches))
+        for number, members in enumerate(batches, start=1):
             self._sums.clear()
             for rows in self._chunks(members):
                 self._collect(rows, moves_probe)

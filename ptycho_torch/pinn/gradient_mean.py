@@ -17,8 +17,9 @@ def rank_ordered_mean(group: distributed.ProcessGroup | None, bucket: GradBucket
     step with other roundings than one that never stopped. Each rank sums one slice of all ranks' buckets, then the
     slices are gathered: the same number of bytes as a ring all-reduce, 2·(size − 1)/size of the bucket.
     """
-    mean: Future[Tensor] = Future()
-    mean.set_result(mean_over_ranks(bucket.buffer(), group))
+    buffer = bucket.buffer()
+    mean: Future[Tensor] = Future(devices=[] if buffer.device.type == "cpu" else [buffer.device])
+    mean.set_result(mean_over_ranks(buffer, group))
     return mean
 
 

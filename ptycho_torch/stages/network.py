@@ -20,6 +20,8 @@ from ptycho_torch.phase_sync import neighbours_of, synchronise_phases
 from ptycho_torch.stages.refinement import owned_frames
 from ptycho_torch.stitching import Canvas
 
+LEAST_CONFIDENCE = 0.1
+
 if TYPE_CHECKING:
     from ptycho_torch.pinn.trained import TrainedModel
 
@@ -197,8 +199,8 @@ def stitch(
     canvas = Canvas(scan.grid, found.patches.shape[-1], device)
     weight = found.weight
     if synchronise:
-        # A patch whose neighbours do not agree with it counts less.
-        weight = weight * torch.from_numpy(sync.confidence[owned])[:, None, None]
+        # A patch whose neighbours do not agree with it counts less; one without neighbours still makes its own image.
+        weight = weight * torch.from_numpy(sync.confidence[owned])[:, None, None].clamp(min=LEAST_CONFIDENCE)
     phasors = torch.from_numpy(sync.phasors[owned]) if synchronise else None
     canvas.add(found.patches[: len(owned)], scan.positions_px[owned], weight, phasors)
     canvas.merge(ranks)

@@ -95,7 +95,7 @@ def build_engine(
     if probe is None:
         probe = choose_probe(scan, config, ranks, scan.probe)
     image = start.on(scan.grid).object if start is not None else None
-    engine, config = choose_engine(config)
+    engine, config = choose_engine(config, problem)
     return engine(problem, config, ranks, probe, image, seed=seed)
 
 

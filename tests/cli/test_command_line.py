@@ -80,7 +80,7 @@ def test_every_command_has_help_and_a_mention_in_the_documents(name, run):
 def test_all_verbs_are_there():
     assert command_names() == [
         "init", "check", "simulate", "convert", "inspect", "run", "submit", "resume", "reconstruct",
-        "status", "logs", "cancel", "evaluate", "report", "doctor",
+        "status", "cancel", "logs", "collect", "evaluate", "report", "doctor",
     ]  # fmt: skip
 
 

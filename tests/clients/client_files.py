@@ -43,8 +43,10 @@ def client_scan(side=6, n=None, size=32, modes=1, photons=1e5, seed=0):
     )
     places = np.meshgrid(rows, columns, indexing="ij")
     real, imaginary = (map_coordinates(part, places, order=3, mode="nearest") for part in _parts(scan.truth.object))
+    counts = scan.frames.read(np.arange(len(middle)))
+    assert counts.max() < 2**16, "use fewer photons: detectors of 16 bits would overflow"
     return ClientScan(
-        counts=scan.frames.read(np.arange(len(middle))).astype(np.uint16),
+        counts=counts.astype(np.uint16),
         probe=scan.probe,
         middle_px=middle - first,
         truth=real + 1j * imaginary,

@@ -28,7 +28,7 @@ SETTINGS = {
     ("algorithm", "model_name"), [("ptychopinn_pinn", "model.zip"), ("ptychopinn-torch_unsupervised", "model.ckpt")]
 )
 def test_batch_training_saving_reloading_and_reconstructing(tmp_path, algorithm, model_name):
-    scan = client_scan(side=10, n=90, photons=1e6)
+    scan = client_scan(side=10, n=90, photons=3e5)
     write_standard_folder(tmp_path, scan)
     (tmp_path / "settings.ini").write_text(f"[Processing]\nAlgorithm = {algorithm}\n{SETTINGS[algorithm]}")
 

@@ -29,11 +29,11 @@ class Image:
 
     path: Path
 
-    def apptainer(self, *words: str, timeout_s: float = 120) -> subprocess.CompletedProcess[str]:
+    def apptainer(self, *words: str, timeout_s: float = 300) -> subprocess.CompletedProcess[str]:
         """Result of `apptainer WORDS`, whatever its exit code."""
         return subprocess.run([WRAPPER, *words], capture_output=True, text=True, timeout=timeout_s)
 
-    def run(self, *words: str, folder: Path | None = None, timeout_s: float = 120) -> str:
+    def run(self, *words: str, folder: Path | None = None, timeout_s: float = 300) -> str:
         """Standard output of a command inside, in a folder of the machine; fails when the command does."""
         where = [f"--bind={folder}", f"--pwd={folder}"] if folder else []
         done = self.apptainer("exec", "--cleanenv", *where, str(self.path), *words, timeout_s=timeout_s)

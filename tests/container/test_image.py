@@ -74,7 +74,7 @@ def test_environment_inside(image):
     def inside(*options: str, **outside: str) -> dict[str, str]:
         kept = {name: os.environ[name] for name in ("PATH", "HOME", "PTYCHO_CONTAINER_DIR") if name in os.environ}
         words = [WRAPPER, "exec", *options, image.path, "env"]
-        text = subprocess.check_output(words, env=kept | outside, text=True, timeout=60)
+        text = subprocess.check_output(words, env=kept | outside, text=True, timeout=300)
         return dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
 
     usual = inside(SLURM_PROCID="1")
@@ -101,11 +101,11 @@ def test_two_ranks_see_each_other_under_the_images_mpirun(image):
 def test_same_object_inside_and_outside(image, tmp_path):
     outside = [sys.executable, "-m", "ptycho.cli.main"]
     options = ["--patch-size", "32", "--n-positions", "100", "--step-px", "4"]
-    subprocess.run([*outside, "simulate", "scan.h5", *options], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run([*outside, "simulate", "scan.h5", *options], cwd=tmp_path, check=True, timeout=600)
     (tmp_path / "job.toml").write_text(JOB)
     run = ["run", "job.toml", "--set"]
-    subprocess.run([*outside, *run, "output.dir=out"], cwd=tmp_path, check=True, timeout=120)
-    image.run("ptycho", *run, "output.dir=in", folder=tmp_path)
+    subprocess.run([*outside, *run, "output.dir=out"], cwd=tmp_path, check=True, timeout=600)
+    image.run("ptycho", *run, "output.dir=in", folder=tmp_path, timeout_s=600)
     objects = []
     for place in ("out", "in"):
         (result,) = tmp_path.glob(f"{place}/*/result.h5")

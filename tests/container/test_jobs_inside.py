@@ -102,10 +102,16 @@ def test_a_preempted_run_inside_the_image_goes_on_and_finishes(cluster, environm
         assert time.monotonic() < end, cluster.job(job_id)
         time.sleep(0.1)
     cluster.submit("sleep 1", tmp_path, "--partition=high", "--nodes=2", "--exclusive")
+    cluster.wait_for(job_id, "PENDING", restarts=1, timeout_s=PATIENCE_S)
+    saved = len(refine_epochs(folder))
     cluster.wait_for(job_id, "COMPLETED", restarts=1, timeout_s=PATIENCE_S)
+    assert cluster.accounted_states(job_id) == ["PREEMPTED", "COMPLETED"]
     assert folder.read_state()["status"] == "finished"
     assert folder.read_state()["attempts"] == 2
-    assert refine_epochs(folder) == list(range(1, 201))
+    # Every epoch once; the engine may end before the last when nothing moves any more.
+    epochs = refine_epochs(folder)
+    assert epochs == list(range(1, len(epochs) + 1))
+    assert len(epochs) > saved
 
 
 def test_ranks_that_srun_starts_inside_the_image_meet_through_pmix(cluster, environment, image, tmp_path):
@@ -127,8 +133,8 @@ def test_ranks_on_this_machine_run_inside_the_image(with_apptainer, image, tmp_p
     ptycho(sys.executable, "run", spec, "--set", "resources.executor=local", cwd=tmp_path, env=with_apptainer)
     folder = only_run(tmp_path)
     inside = subprocess.run(
-        [folder.path / "inside", "sh", "-c", "echo $APPTAINER_CONTAINER; touch scan.h5; touch runs/*/here"],
-        cwd=tmp_path, env=with_apptainer, capture_output=True, text=True, timeout=120,
+        [folder.path / "inside", "sh", "-c", f"echo $APPTAINER_CONTAINER; touch scan.h5; touch {folder.path}/here"],
+        cwd=tmp_path, env=with_apptainer, capture_output=True, text=True, timeout=300,
     )  # fmt: skip
     assert inside.stdout.strip() == str(image.path)
     assert "scan.h5" in inside.stderr and "Read-only" in inside.stderr

@@ -80,7 +80,7 @@ def built(wheels, tmp_path_factory):
     environment = os.environ | {"APPTAINER_TMPDIR": str(folder), "APPTAINER_CACHEDIR": str(folder / "cache")}
     squash = ["--mksquashfs-args", "-comp lz4"]
     command = [WRAPPER, "build", "--notest", "--bind", f"{wheels}:/mnt", *squash, *given, "made.sif", "recipe.def"]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=420)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     yield folder / "made.sif"
     shutil.rmtree(folder, ignore_errors=True)
@@ -100,7 +100,7 @@ def test_arguments_reach_labels_and_packages(built):
 
 
 def test_the_image_holds_what_the_recipe_promises(built):
-    code = "import ptycho, torch, pathlib; print(ptycho.__file__, *pathlib.Path(torch.__file__).parent.glob('*/*'))"
+    code = "import ptycho, torch, pathlib as p; print(ptycho.__file__, *p.Path(torch.__file__).parent.glob('[a-z]*/*'))"
     package = "/opt/ptycho/lib/python3.11/site-packages"
     said = apptainer("exec", "--cleanenv", built, "python3", "-c", code).split()
     assert said == [f"{package}/ptycho/__init__.py", f"{package}/torch/bin/torch_shm_manager"]

@@ -410,3 +410,13 @@ def test_a_file_written_by_ptychodus_is_registered_to_its_own_object():
     with np.load(SAMPLES / "ptychodus" / "truth_sim.npz") as truth:
         centred = truth["y_px"] + (56 - 1) / 2 + 0.5
     assert np.allclose(scan.positions_px[:, 0], centred)
+
+
+def test_coordinates_far_below_a_pixel_are_metres(tmp_path):
+    source, pixel = make_scan(n=9), 5e-8
+    moved = (source.positions_px - source.grid.origin_px) * pixel
+    path = write_older_npz(tmp_path / "a.npz", source, ycoords=moved[:, 0], xcoords=moved[:, 1])
+    scan = open_scan(path, ReadOverrides(object_pixel_m=(pixel, pixel)))
+    assert np.allclose(np.diff(scan.positions_px, axis=0), np.diff(source.positions_px, axis=0))
+    with pytest.raises(DataError, match="object pixel size is unknown"):
+        open_scan(path)

@@ -33,7 +33,10 @@ def seen(tmp_path_factory, written):
     """What the other programs read."""
     python = os.environ.get("PTYCHO_TESTS_PTYCHODUS_PYTHON")
     if not python:
-        cannot_run("ptychodus", "PTYCHO_TESTS_PTYCHODUS_PYTHON names no interpreter with ptychodus and cdtools-py")
+        cannot_run(
+            "ptychodus",
+            "PTYCHO_TESTS_PTYCHODUS_PYTHON names no interpreter with ptychodus and cdtools-py (.ci/ptychodus)",
+        )
     folder = tmp_path_factory.mktemp("written")
     write_cxi(written, folder / "scan.cxi")
     write_ptychodus(written, folder / "diffraction.h5")

@@ -142,3 +142,116 @@ def test_saturated_pixels_are_masked_and_said():
     prepared = prepare(scan, saturation_counts=1000)
     assert np.argwhere(~prepared.mask).tolist() == [[1, 1]]
     assert any(note.startswith("1 pixels that reach 1000") for note in prepared.assumptions)
+
+
+def test_binning_sums_counts_keeps_the_object_pixel_and_masks_bins_with_a_bad_pixel():
+    geometry = Geometry(energy_eV=8e3, distance_m=1.0, detector_pixel_m=(1e-5, 1e-5))
+    plain = make_scan(n=4, N=32, geometry=geometry)
+    mask = np.ones((32, 32), bool)
+    mask[4, 7] = False
+    scan = prepare(Scan(**{**vars(plain), "mask": mask}), bin_px=2)
+    counts, whole = scan.frames.read(np.arange(4)), plain.frames.read(np.arange(4)) * mask
+    assert counts.shape == (4, 16, 16)
+    assert counts.sum() == whole.sum()
+    assert counts[1, 8, 8] == whole[1, 16:18, 16:18].sum()
+    assert np.argwhere(~scan.mask).tolist() == [[2, 3]]
+    assert scan.geometry.object_pixel(16) == pytest.approx(geometry.object_pixel(32))
+    assert np.array_equal(scan.positions_px, plain.positions_px)
+    assert np.array_equal(scan.probe, centre(plain.probe, 16))
+
+
+def test_binned_whole_counts_do_not_run_over():
+    counts = np.full((1, 32, 32), 2**16 - 1, np.uint16)
+    scan = Scan(**{**vars(make_scan(n=1, N=32)), "frames": ArrayFrames(counts)})
+    assert prepare(scan, bin_px=2).frames.read(np.array([0])).max() == 4 * (2**16 - 1)
+
+
+@pytest.mark.parametrize("bin_px", [3, 4])
+def test_an_impossible_bin_says_what_is_possible(bin_px):
+    with pytest.raises(DataError, match=f"16 / {bin_px} must be an even number of at least 8"):
+        prepare(make_scan(n=4), bin_px=bin_px)
+
+
+def test_padding_is_undone_by_cropping_and_masks_what_was_not_measured():
+    plain = make_scan(n=4, geometry=Geometry(object_pixel_m=(2e-8, 2e-8)))
+    padded = prepare(plain, pad_px=24)
+    assert padded.mask.sum() == 16 * 16
+    assert padded.geometry.object_pixel(24)[0] == pytest.approx(2e-8 * 16 / 24)
+    back = prepare(padded, crop_px=16)
+    assert np.array_equal(back.frames.read(np.arange(4)), plain.frames.read(np.arange(4)))
+    assert np.allclose(back.positions_px, plain.positions_px)
+    assert np.allclose(back.probe, plain.probe, atol=1e-4 * np.abs(plain.probe).max())
+
+
+def test_the_padded_probe_gives_the_same_pattern_in_the_middle():
+    probe = spot_probe(16, n_modes=2)
+    whole = far_field_counts(crop_probe(probe, 24), np.ones((1, 24, 24)))
+    assert np.allclose(centre(whole, 16), far_field_counts(probe, np.ones((1, 16, 16))), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ending", ["npy", "h5"])
+def test_the_dark_signal_is_taken_off_and_nothing_falls_below_zero(tmp_path, ending):
+    counts = np.full((4, 16, 16), 10, np.uint16)
+    dark = np.full((16, 16), 3.0, np.float32)
+    dark[2, 2] = 25
+    path = tmp_path / f"dark.{ending}"
+    if ending == "npy":
+        np.save(path, np.stack([dark - 1, dark + 1]))
+    else:
+        with h5py.File(path, "w") as file:
+            file["dark"] = dark
+    scan = prepare(Scan(**{**vars(make_scan(n=4)), "frames": ArrayFrames(counts)}), dark_path=path)
+    seen = scan.frames.read(np.arange(4))
+    assert seen.dtype == np.uint16
+    assert seen[0, 2, 2] == 0
+    assert set(np.delete(seen[0].ravel(), 2 * 16 + 2)) == {7}
+
+
+def test_counts_below_the_threshold_read_as_none():
+    counts = np.arange(256, dtype=np.uint16).reshape(1, 16, 16)
+    scan = prepare(Scan(**{**vars(make_scan(n=1)), "frames": ArrayFrames(counts)}), threshold_counts=10)
+    seen = scan.frames.read(np.array([0])).ravel()
+    assert not seen[:10].any()
+    assert np.array_equal(seen[10:], np.arange(10, 256))
+
+
+def test_masks_and_darks_of_the_whole_detector_follow_the_window(tmp_path):
+    from ptycho.data.formats import open_scan
+    from tests.data.format_samples import eiger
+
+    path, said = eiger(tmp_path)
+    good, dark = np.ones((22, 36), bool), np.zeros((22, 36), np.float32)
+    good[11, 19] = False
+    dark[12, 19] = 7
+    np.save(tmp_path / "good.npy", good)
+    np.save(tmp_path / "dark.npy", dark)
+    plain = open_scan(path, said)
+    scan = prepare(plain, mask_path=tmp_path / "good.npy", dark_path=tmp_path / "dark.npy")
+    assert not scan.mask[8, 8]
+    before, after = (known.frames.read(np.arange(12)).astype(int) for known in (plain, scan))
+    assert np.array_equal(after[:, 9, 8], np.maximum(before[:, 9, 8] - 7, 0))
+    assert (after[:, 8, 8] == 0).all()
+
+
+def test_preparing_reads_only_the_frames_that_are_asked_for(tmp_path):
+    np.save(tmp_path / "dark.npy", np.ones((32, 32)))
+    plain = make_scan(n=16, N=32)
+    counting = CountingFrames(plain.frames)
+    scan = prepare(
+        Scan(**{**vars(plain), "frames": counting}),
+        dark_path=tmp_path / "dark.npy",
+        threshold_counts=2,
+        bin_px=2,
+        crop_px=8,
+        pad_px=12,
+    )
+    assert counting.touched == set()
+    assert scan.frames.read(np.array([3, 5])).shape == (2, 12, 12)
+    assert counting.touched == {3, 5}
+
+
+def test_a_near_field_scan_is_not_cropped_as_if_it_were_far():
+    near = Geometry(energy_eV=8e3, distance_m=1.0, detector_pixel_m=(1e-5, 1e-5), focus_distance_m=1e-2)
+    for request in ({"crop_px": 8}, {"pad_px": 24}, {"bin_px": 2}):
+        with pytest.raises(DataError, match="near-field"):
+            prepare(make_scan(n=4, N=32 if "bin_px" in request else 16, geometry=near), **request)

@@ -55,7 +55,7 @@ def owned(scan, ranks):
 def engine_of(scan, config, ranks=None, memory_limit_mb=None):
     ranks = ranks or SerialRanks()
     problem = load_problem(scan, owned(scan, ranks), ranks, memory_limit_mb=memory_limit_mb)
-    engine, config = choose_engine(config)
+    engine, config = choose_engine(config, problem)
     return engine(problem, config, ranks, scan.probe, seed=2)
 
 

@@ -60,12 +60,24 @@ def test_frames_of_a_batch_do_not_influence_one_another():
     torch.testing.assert_close(together[1:, 2:3], alone, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("architecture", ["cnn", "unrolled"])
 @pytest.mark.parametrize("window", [32, 64])
-def test_default_network_costs_at_most_0_6_gflop_for_a_pattern_of_64(window):
+def test_networks_cost_at_most_0_6_gflop_for_a_pattern_of_64(window, architecture):
     counter = FlopCounterMode(display=False)
+    generator = build_generator(ModelConfig(architecture=architecture))
     with counter, torch.no_grad():
-        build_generator(ModelConfig())(features(1, 1, window))
+        for step in range(generator.n_steps):
+            generator(features(1, 1, window), step)
     assert counter.get_total_flops() <= 0.6e9
+
+
+def test_every_step_of_the_unrolled_network_starts_at_its_guess_and_learns():
+    generator = build_generator(ModelConfig(architecture="unrolled", n_filters_scale=1))
+    made = features()
+    for step in range(generator.n_steps):
+        torch.testing.assert_close(generator(made, step), guess_in(made))
+        generator(made, step).abs().square().sum().backward()
+        assert generator.steps[step].last.weight.grad.abs().max() > 0
 
 
 def test_width_follows_the_configuration():
@@ -78,7 +90,7 @@ def test_width_follows_the_configuration():
 def test_unknown_architecture_names_what_exists():
     with pytest.raises(ModelError, match=r'"fno" is not available; available: cnn'):
         build_generator(ModelConfig(architecture="fno"))
-    assert list(GENERATORS) == ["cnn", "unrolled"]
+    assert list(GENERATORS) == ["cnn", "unrolled", "linear"]
 
 
 def test_unknown_head_is_refused():

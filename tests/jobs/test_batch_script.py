@@ -48,25 +48,43 @@ def test_the_script_that_is_shown_is_the_one_that_sbatch_gets(tmp_path, fake_slu
     assert (tmp_path / "script").read_text().rstrip() + "\n" == script_text(folder, job)
 
 
-def test_an_array_has_a_task_for_each_scan_and_asks_for_itself_alone(tmp_path, fake_slurm):
-    write_series(tmp_path, names=("a", "b", "c"))
-    folder, _ = new_series(
-        load_spec(tmp_path / "job.toml", ["resources.executor=slurm", "resources.max_parallel_scans=2"])
-    )
-    (tmp_path / "asked").mkdir()
-    write_program(tmp_path / "bin", "sbatch", f'cp "$1" {tmp_path}/asked/; echo "Submitted batch job 7"')
-    write_program(tmp_path / "bin", "squeue", "exit 0")
-    start_series(folder)
-    array, table = sorted((tmp_path / "asked").iterdir(), key=lambda path: "--array" not in path.read_text())
-    text = array.read_text()
-    assert "#SBATCH --array=0-2%2\n" in text
-    assert "#SBATCH --job-name=beamtime\n" in text
-    assert 'job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in text
-    assert "#SBATCH --dependency=afterany:7\n" in table.read_text()
+@pytest.fixture
+def submitted_series(tmp_path, fake_slurm):
+    """Submits a series of three scans, two at once; the series and the scripts that sbatch was handed, in order."""
+
+    def submit():
+        write_series(tmp_path, names=("a", "b", "c"))
+        wanted = ["resources.executor=slurm", "resources.max_parallel_scans=2"]
+        folder, _ = new_series(load_spec(tmp_path / "job.toml", wanted))
+        (tmp_path / "asked").mkdir()
+        count = f'n=$(ls {tmp_path}/asked | wc -l); cp "$1" {tmp_path}/asked/$n; echo "Submitted batch job 7$n"'
+        write_program(tmp_path / "bin", "sbatch", count)
+        write_program(tmp_path / "bin", "squeue", "exit 0")
+        start_series(folder)
+        return folder, [path.read_text() for path in sorted((tmp_path / "asked").iterdir())]
+
+    return submit
+
+
+def test_an_array_has_a_task_for_each_scan_and_asks_for_itself_alone(submitted_series):
+    folder, (array, table) = submitted_series()
+    assert "#SBATCH --array=0-2%2\n" in array
+    assert "#SBATCH --job-name=beamtime\n" in array
+    assert 'job="${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID"' in array
+    assert "#SBATCH --dependency=afterany:70\n" in table
     listed = (folder.submitit(1) / "scans" / "runs.txt").read_text().splitlines()
     assert listed == [str(run.path) for run in folder.runs()]
-    assert [Launch.read(run).job_id for run in folder.runs()] == ["7_0", "7_1", "7_2"]
-    assert [read_status(run).job_id for run in folder.runs()] == ["7_0", "7_1", "7_2"]
+    assert [Launch.read(run).job_id for run in folder.runs()] == ["70_0", "70_1", "70_2"]
+    assert [read_status(run).job_id for run in folder.runs()] == ["70_0", "70_1", "70_2"]
+
+
+def test_more_scans_than_an_array_may_have_make_a_second_one_after_it(submitted_series, monkeypatch):
+    monkeypatch.setattr("ptycho.jobs.series_launcher._ARRAY_TASKS", 2)
+    folder, (first, second, table) = submitted_series()
+    assert "#SBATCH --array=0-1%2\n" in first
+    assert "#SBATCH --dependency=afterany:70\n" in second
+    assert "#SBATCH --dependency=afterany:70:71\n" in table
+    assert [Launch.read(run).job_id for run in folder.runs()] == ["70_0", "70_1", "71"]
 
 
 def test_no_time_limit_leaves_it_to_the_partition(tmp_path):
@@ -87,7 +105,9 @@ def test_a_dry_run_shows_script_command_and_shares_and_writes_nothing(tmp_path):
     assert [line.split()[1:3] for line in done.stdout.splitlines() if line.endswith("MB")] == [
         [frames, "0"] for frames in "12121212"
     ]
-    assert re.search(r"Memory: estimated \d+ MB for a rank: program \d+, frames 0, canvas 0, one step 0", done.stdout)
+    assert re.search(
+        r"Memory: estimated \d+ MB for a rank: program \d+, frames 0, canvas 0, network 0, one step 0", done.stdout
+    )
     assert "Time: unknown; " in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
 

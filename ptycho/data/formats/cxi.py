@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,6 +11,7 @@ from ptycho.data.formats.hdf5_frames import HDF5Frames
 from ptycho.data.formats.hdf5_source import HDF5Source, opened
 from ptycho.data.formats.measurement import Measurement
 from ptycho.data.formats.overrides import ReadOverrides
+from ptycho.data.formats.probe_axes import as_modes
 from ptycho.data.formats.product import grid_from_centre
 from ptycho.data.geometry import Pixel
 from ptycho.data.grid import ObjectGrid
@@ -85,8 +84,7 @@ def read_probe(source: HDF5Source) -> NDArray[np.complex64] | None:
         return None
     if source.dataset(name).dtype.kind != "c":
         return None
-    probe: NDArray[Any] = source.array(name, "c")
-    return (probe[0] if probe.ndim == 4 else probe.reshape(-1, *probe.shape[-2:])).astype(np.complex64)
+    return as_modes(source.array(name, "c"), f"{source.path}: /{name}")
 
 
 def read_object(source: HDF5Source) -> NDArray[np.complex64] | None:

@@ -15,6 +15,7 @@ from ptycho.data.formats.hdf5_frames import HDF5Frames
 from ptycho.data.formats.hdf5_source import HDF5Source, opened
 from ptycho.data.formats.measurement import Measurement
 from ptycho.data.formats.overrides import ReadOverrides
+from ptycho.data.formats.probe_axes import as_modes
 from ptycho.data.formats.product import OBJECT_ATTRIBUTES, grid_from_centre
 from ptycho.data.geometry import Geometry, Pixel, energy_from_wavelength
 from ptycho.data.scan import Scan
@@ -77,8 +78,7 @@ def _add_para(measurement: Measurement, contents: Contents) -> None:
         measurement.geometry = _geometry(source)
         size = measurement.frames.shape[-1]
         if source.first("probe") is not None and source.shape("probe")[-1:] == (size,):
-            probe = source.array("probe", "c").astype(np.complex64)
-            measurement.probe = probe[0] if probe.ndim == 4 else probe.reshape(-1, *probe.shape[-2:])
+            measurement.probe = as_modes(source.array("probe", "c"), f"{source.path}: /probe")
         if measurement.probe is not None:
             _add_object(measurement, source, size)
 

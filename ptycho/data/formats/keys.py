@@ -14,6 +14,7 @@ from ptycho.data.formats.hdf5_source import HDF5Source, opened
 from ptycho.data.formats.measurement import Measurement
 from ptycho.data.formats.nexus import raster_positions
 from ptycho.data.formats.overrides import ReadOverrides
+from ptycho.data.formats.probe_axes import as_modes
 from ptycho.data.formats.units import energy_in_ev, length_in_m
 from ptycho.data.geometry import Geometry, Pixel, energy_from_wavelength
 from ptycho.data.scan import Scan
@@ -137,6 +138,5 @@ def _mask(source: HDF5Source, keys: DataKeys) -> NDArray[np.bool_] | None:
 def _probe(source: HDF5Source, keys: DataKeys, is_matlab: bool) -> NDArray[np.complex64] | None:
     if keys.probe is None:
         return None
-    probe = source.array(keys.probe, "c").astype(np.complex64)
-    probe = probe.reshape(-1, *probe.shape[-2:])
+    probe = as_modes(source.array(keys.probe, "c"), f"{source.path}: /{keys.probe}")
     return probe.swapaxes(-2, -1).copy() if is_matlab else probe

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ptycho.data.formats.contents import Contents
 from ptycho.data.formats.measurement import Measurement
-from ptycho.data.formats.npz_archive import ARRAY_LIMIT_BYTES, HEADER_LIMIT_BYTES
+from ptycho.data.formats.npz_archive import ARRAY_LIMIT_BYTES, DAMAGED, HEADER_LIMIT_BYTES
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.data.scan import Scan
 from ptycho.errors import DataError
@@ -44,7 +44,7 @@ class NpyFrames:
     def _open(self) -> NDArray[Any]:
         try:
             return npy.open_memmap(self._path, mode="r", max_header_size=HEADER_LIMIT_BYTES)
-        except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError) as error:
+        except DAMAGED as error:
             raise DataError(
                 f"{self._path}: not a complete NPY file ({error}); it is truncated or damaged. Copy it again."
             ) from error
@@ -54,7 +54,7 @@ def read_array(path: Path) -> NDArray[Any]:
     """A whole .npy file in memory. Raises DataError when it is damaged, very large or holds Python objects."""
     try:
         mapped = npy.open_memmap(path, mode="r", max_header_size=HEADER_LIMIT_BYTES)
-    except (OSError, ValueError, EOFError, TypeError, OverflowError, SyntaxError) as error:
+    except DAMAGED as error:
         raise DataError(f"{path}: not a complete NPY file ({error}); copy it again.") from error
     if mapped.nbytes > ARRAY_LIMIT_BYTES:
         raise DataError(f"{path}: {mapped.nbytes / 2**30:.0f} GiB are more than such an array may have.")

@@ -12,13 +12,15 @@ from ptycho.data.formats.contents import Contents
 from ptycho.data.formats.detector import as_counts, centre_frames
 from ptycho.data.formats.npz_archive import NpzArchive, NpzFrames
 from ptycho.data.formats.overrides import ReadOverrides
+from ptycho.data.formats.probe_axes import as_modes
 from ptycho.data.frames import CheckedFrames
-from ptycho.data.geometry import Geometry, energy_from_wavelength
+from ptycho.data.geometry import Geometry, energy_from_wavelength, metres_to_px
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import Scan, Truth
 from ptycho.errors import DataError
 
 FRAME_KEYS = ("diff3d", "diffraction")
+SURELY_METRES = 0.01
 # File metadata may lie deeper: these are the tables in which programs have put the photon number.
 METADATA_TABLES = ("physics_parameters", "training_parameters", "parameters")
 
@@ -42,6 +44,7 @@ def read(contents: Contents, overrides: ReadOverrides) -> Scan:
     facts = _Facts.of(archive)
     counts, note = as_counts(CheckedFrames(centred, source, mask), source, overrides, facts.photons)
     notes.append(note)
+    positions = _in_pixels(positions, overrides.geometry(facts.geometry), stored.shape[-1], notes)
     positions += _half_pixel(archive, stored, notes)
     start = _image(archive, "objectGuess")
     return Scan(
@@ -137,6 +140,14 @@ def _frames(contents: Contents, archive: NpzArchive, n: int, notes: list[str]) -
     return NpzFrames(archive, name, position_last=position_last)
 
 
+def _in_pixels(positions: NDArray[np.float64], geometry: Geometry, size: int, notes: list[str]) -> NDArray[np.float64]:
+    """Positions in object pixels. A scan within a hundredth of a pixel is none: such numbers are metres."""
+    if not positions.size or not 0 < float(np.nanmax(np.abs(positions))) < SURELY_METRES:
+        return positions
+    notes.append("Positions are smaller than a hundredth of a pixel: they were taken to be metres.")
+    return metres_to_px(positions, geometry, size)
+
+
 def _half_pixel(archive: NpzArchive, frames: NpzFrames, notes: list[str]) -> float:
     """What to add to positions so that they name pixel N // 2 of the window.
 
@@ -191,17 +202,14 @@ def _truth(archive: NpzArchive) -> Truth | None:
 def _probe(archive: NpzArchive, name: str) -> NDArray[np.complex64] | None:
     if name not in archive.headers:
         return None
-    probe = archive.load(name).astype(np.complex64)
-    if probe.ndim < 2:
-        raise DataError(f"{archive.path}: {name} has shape {probe.shape}; it must be (y, x) or (mode, y, x).")
-    return probe.reshape(-1, *probe.shape[-2:])
+    return as_modes(archive.load(name), f"{archive.path}: {name}")
 
 
 def _image(archive: NpzArchive, name: str) -> NDArray[np.complex64] | None:
     if name not in archive.headers:
         return None
     image = archive.load(name).astype(np.complex64)
-    if image.ndim < 2 or any(length != 1 for length in image.shape[:-2]):
+    if image.ndim < 2 or not image.size or any(length != 1 for length in image.shape[:-2]):
         raise DataError(f"{archive.path}: {name} has shape {image.shape}; it must be (y, x).")
     return image.reshape(image.shape[-2:])
 

@@ -7,6 +7,7 @@ import io
 import json
 import lzma
 import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -30,9 +31,11 @@ HEADER_LIMIT_BYTES = 64 * 2**10
 # Frames up to this size are kept after the first read; larger ones are streamed or mapped.
 CACHE_BYTES = 256 * 2**20
 
+# NumPy parses a header as Python text, and zipfile checks little, so damage shows in many ways.
 DAMAGED = (
-    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, NotImplementedError, OSError,
-    RuntimeError, SyntaxError, TypeError, LookupError, OverflowError,
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, tokenize.TokenError, EOFError, ValueError,
+    NotImplementedError, OSError, RuntimeError, SyntaxError, TypeError, LookupError, OverflowError, RecursionError,
+    MemoryError,
 )  # fmt: skip
 
 
@@ -61,14 +64,20 @@ class NpzArchive:
     def __getstate__(self) -> dict[str, object]:
         return {**self.__dict__, "_unpacked": None}
 
-    def load(self, name: str) -> NDArray[Any]:
-        """The array in memory. Raises DataError when it is damaged, absurdly large or holds Python objects."""
+    def load(self, name: str, kinds: str = "iufcb") -> NDArray[Any]:
+        """The array in memory.
+
+        kinds: the NumPy kinds that are allowed
+        Raises DataError when it is of another type, damaged, absurdly large or holds Python objects.
+        """
         header = self.headers[name]
         if header.dtype.hasobject:
             raise DataError(
                 f"{self.path}: {name} holds pickled Python objects, which are never loaded because they can run code;"
                 " save it again as a plain numeric array."
             )
+        if header.dtype.kind not in kinds:
+            raise DataError(f"{self.path}: {name} has type {header.dtype}; it must be real numbers or complex ones.")
         if header.n_bytes > ARRAY_LIMIT_BYTES:
             raise DataError(
                 f"{self.path}: {name} declares shape {header.shape} ({header.n_bytes / 2**30:.0f} GiB), more than the"
@@ -86,7 +95,7 @@ class NpzArchive:
         """
         header = self.headers[name]
         if not header.dtype.hasobject:
-            value = self.load(name)
+            value = self.load(name, "iufcbSU")
             return str(value.item()) if value.ndim == 0 else ""
         with self.stream(name) as stream:
             pickled = stream.read(ARRAY_LIMIT_BYTES)

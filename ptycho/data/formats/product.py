@@ -185,7 +185,7 @@ class _NpzValues:
         self._archive = archive
 
     def array(self, name: str, kinds: str = "iuf") -> NDArray[Any]:
-        values = self._archive.load(name)
+        values = self._archive.load(name, "iufcbSU")
         if values.dtype.kind not in kinds:
             raise DataError(f"{self._archive.path}: {name} has type {values.dtype}.")
         return values
@@ -197,7 +197,7 @@ class _NpzValues:
     def single(self, name: str, owner: str = "/") -> Any:
         key = name if owner == "/" else f"{owner}_{name}"
         header = self._archive.headers.get(key)
-        return None if header is None or header.shape != () else self._archive.load(key).item()
+        return None if header is None or header.shape != () else self._archive.load(key, "iufcbSU").item()
 
 
 def _read_product(contents: Contents, values: _HDF5Values | _NpzValues) -> Product:

@@ -15,6 +15,7 @@ from ptycho.data.formats.hdf5_source import HDF5Source, opened
 from ptycho.data.formats.measurement import Measurement
 from ptycho.data.formats.npz_archive import NpzArchive, NpzFrames
 from ptycho.data.formats.overrides import ReadOverrides
+from ptycho.data.formats.probe_axes import as_modes
 from ptycho.data.formats.product import Product, is_product, read_product
 from ptycho.data.geometry import Geometry
 from ptycho.data.grid import ObjectGrid
@@ -75,7 +76,7 @@ def _training_data(source: HDF5Source, frames: Frames, bad: NDArray[Any] | None)
         image = None
     if image is not None:
         image = image[0] if image.ndim == 3 else image
-    probe = source.array("probe", "c").astype(np.complex64) if "probe" in source else None
+    probe = as_modes(source.array("probe", "c"), f"{source.path}: /probe") if "probe" in source else None
     pixel = [source.number(f"object_pixel_{side}_m") for side in ("height", "width")]
     return Measurement(
         path=source.path,
@@ -91,7 +92,7 @@ def _training_data(source: HDF5Source, frames: Frames, bad: NDArray[Any] | None)
             distance_m=source.number("detector_object_distance_m"),
             object_pixel_m=(pixel[0], pixel[1]) if pixel[0] and pixel[1] else None,
         ),
-        probe=None if probe is None else probe.reshape(-1, *probe.shape[-2:]),
+        probe=probe,
         object_start=image,
         object_grid=None if image is None else ObjectGrid(shape=image.shape[-2:]),
         notes=["Positions count pixels of the file's object, from the centre of its first one."],
@@ -154,11 +155,11 @@ def _add_product(measurement: Measurement, product: Product, path: Path, indexes
         object_pixel_m=known.object_pixel_m,
     )
     measurement.positions_px = product.positions_px[of_positions]
-    probe = product.probe[0] if product.probe.ndim == 4 else product.probe
+    probe = as_modes(product.probe, f"{path}: probe")
     if product.probe.ndim == 4 and len(product.probe) > 1:
         measurement.notes.append("Of the probe's variations from frame to frame only the mean one is used.")
     if probe.shape[-1] == measurement.frames.shape[-1]:
-        measurement.probe = probe.astype(np.complex64)
+        measurement.probe = probe
     if product.object.ndim == 2:
         measurement.object_start = product.object.astype(np.complex64)
         measurement.object_grid = product.grid

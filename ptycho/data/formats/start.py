@@ -13,6 +13,7 @@ from ptycho.data.formats.contents import Contents, look_into
 from ptycho.data.formats.cxi_geometry import read_geometry, read_translations
 from ptycho.data.formats.hdf5_source import HDF5Source, opened
 from ptycho.data.formats.npy import read_array
+from ptycho.data.formats.probe_axes import as_modes
 from ptycho.data.formats.product import REQUIRED, read_product
 from ptycho.data.formats.ptychodus import has_frames_beside
 from ptycho.data.geometry import Geometry
@@ -62,12 +63,12 @@ def read_start(path: Path) -> Start:
         probe = read_array(path)
         if probe.ndim not in (2, 3, 4) or probe.dtype.kind != "c":
             raise DataError(f"{path}: an array of shape {probe.shape} and type {probe.dtype} is no probe (mode, y, x).")
-        return Start(probe=_modes(probe))
+        return Start(probe=as_modes(probe, str(contents.path)))
     if set(REQUIRED) <= contents.arrays.keys():
         product = read_product(path)
         is_flat = product.object.ndim == 2
         return Start(
-            probe=_modes(product.probe),
+            probe=as_modes(product.probe, f"{path}: probe"),
             object=product.object.astype(np.complex64) if is_flat else None,
             grid=product.grid if is_flat else None,
             positions_px=product.positions_px,
@@ -158,10 +159,4 @@ def _of_arrays(contents: Contents, source: HDF5Source, name: str) -> Start:
         raise DataError(f"{source.path}: /{name} has shape {probe.shape}; a probe has (mode, y, x).")
     if contents.kind == "matlab":
         probe = probe.swapaxes(-2, -1)
-    return Start(probe=_modes(probe), notes=("Of this file only the probe is used.",))
-
-
-def _modes(probe: NDArray[np.complexfloating]) -> NDArray[np.complex64]:
-    """(mode, y, x) of a probe that may have variations in front; those beyond the first are left out."""
-    first = probe[0] if probe.ndim == 4 else probe
-    return np.ascontiguousarray(first.reshape(-1, *first.shape[-2:]), dtype=np.complex64)
+    return Start(probe=as_modes(probe, str(contents.path)), notes=("Of this file only the probe is used.",))

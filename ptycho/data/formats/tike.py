@@ -9,6 +9,7 @@ from ptycho.data.formats.contents import Contents
 from ptycho.data.formats.detector import as_counts, centre_frames, dead_pixels
 from ptycho.data.formats.npz_archive import NpzArchive, NpzFrames
 from ptycho.data.formats.overrides import ReadOverrides
+from ptycho.data.formats.probe_axes import as_modes
 from ptycho.data.frames import CheckedFrames
 from ptycho.data.geometry import Geometry
 from ptycho.data.scan import Frames, Scan
@@ -65,10 +66,8 @@ def _positions(archive: NpzArchive) -> NDArray[np.float64]:
 
 
 def _probe(archive: NpzArchive) -> NDArray[np.complex64]:
-    probe = archive.load("probe")
-    if probe.ndim < 2:
-        raise DataError(f"{archive.path}: probe has shape {probe.shape}; it must be (mode, y, x).")
-    return probe.reshape(-1, *probe.shape[-2:]).astype(np.complex64)
+    # Its axes in front are time, variation, layer; only one of each is stored but for modes.
+    return as_modes(archive.load("probe"), f"{archive.path}: probe")
 
 
 def _good_pixels(frames: Frames) -> tuple[NDArray[np.bool_] | None, str]:
