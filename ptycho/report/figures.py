@@ -179,24 +179,14 @@ def _by_position(
 def position_shifts(
     recorded_px: NDArray[np.float64], offsets_px: NDArray[np.floating], pixel_m: Pixel | None = None
 ) -> bytes:
-    """Corrections of the positions, (position, 2) = (y, x): arrows on the scan, and their parts frame by frame."""
-    figure, (left, right) = _figure(2, 5.2, 4.6)
-    y, x, unit = in_unit(recorded_px, pixel_m)
-    moved_y, moved_x, _ = in_unit(recorded_px + offsets_px, pixel_m)
-    length = np.hypot(offsets_px[:, 0], offsets_px[:, 1])
-    arrows = left.quiver(
-        x, y, moved_x - x, moved_y - y, length, angles="xy", scale_units="xy", scale=1, cmap="viridis", width=0.003
-    )
-    figure.colorbar(arrows, ax=left, label="Correction (object pixels)", shrink=0.85)
-    _position_axes(left, unit)
-    left.set_title(f"Corrections, mean {length.mean():.2f} px")
-    for axis, name in enumerate("yx"):
-        right.plot(offsets_px[:, axis], lw=0, marker=".", ms=3, label=name)
-    right.set_xlabel("Frame")
-    right.set_ylabel("Correction (object pixels)")
-    right.set_title("By frame")
-    right.legend()
-    _open(right)
+    """Corrections of the positions, (position, 2) = (y, x), as arrows on the scan."""
+    figure, (axes,) = _figure(1, 6.0, 5.0)
+    (y, x, unit), (to_y, to_x, _) = in_unit(recorded_px, pixel_m), in_unit(recorded_px + offsets_px, pixel_m)
+    length = np.linalg.norm(offsets_px, axis=1)
+    arrows = axes.quiver(x, y, to_x - x, to_y - y, length, angles="xy", scale_units="xy", scale=1, width=0.003)
+    figure.colorbar(arrows, ax=axes, label="Correction (object pixels)", shrink=0.85)
+    _position_axes(axes, unit)
+    axes.set_title(f"Corrections, mean {length.mean():.2f} px")
     return _png(figure)
 
 
