@@ -29,8 +29,8 @@ CAPTIONS: dict[str, tuple[str, str]] = {
     ),
     "position_shifts": (
         "Corrected positions",
-        "Every arrow leads from a recorded position to the corrected one: arrows that turn slowly along the scan are a"
-        " drift, disorder is jitter of an encoder or a stage.",
+        "Every arrow leads from a recorded position to the corrected one; right, the corrections by frame: a slow curve"
+        " is a drift, scatter is an encoder's or a stage's jitter.",
     ),
     "patch_confidence": (
         "Agreement of patches",

@@ -46,6 +46,7 @@ def drawn():
         "diffraction": figures.diffraction(np.abs(sample()) * 9, noise[0], region()),
         "frame_residuals": figures.frame_residuals(positions, np.linspace(0.1, 0.3, 40), PIXEL),
         "patch_confidence": figures.patch_confidence(positions, np.linspace(0.2, 1, 40), PIXEL),
+        "position_shifts": figures.position_shifts(positions, np.sin(positions), PIXEL),
         "coverage": figures.coverage(region() * 3.0, region(), PIXEL),
         "history": figures.history({"training": [3, 2, 1.5]}, {"rpie": [0.3, 0.2]}),
         "fourier_ring_correlation": figures.fourier_ring_correlation(curve),
