@@ -11,7 +11,7 @@ Likelihood = Literal["amplitude", "poisson"]
 Optimizer = Literal["adam", "lbfgs"]
 Batching = Literal["sparse", "compact", "uniform"]
 ProbeStart = Literal["scan", "autofocus", "guess"]
-PositionMethod = Literal["none", "gradient", "correlation"]
+PositionMethod = Literal["none", "gradient"]
 BackgroundKind = Literal["none", "constant", "pixel"]
 PositionModel = Literal["free", "affine", "drift", "any"]
 
@@ -54,8 +54,7 @@ class RefineConfig:
     probe_modes:   incoherent modes; None: as many as the start probe has
     stop_at_plateau: whether to stop before `epochs` when annealed sweeps no longer lower the R-factor
 
-    position_correction: how recorded positions are corrected: "gradient" (Odstrcil et al. 2018), "correlation" (Zhang
-                   et al. 2013), "none"
+    position_correction: how recorded positions are corrected: "gradient" (Odstrcil et al. 2018) or "none"
     position_search: whether frames are first registered with their neighbours, pair by pair: for errors of many pixels
     position_model: what the corrections may be: every frame "free" but for their common affine part, which the data
                    hardly tell; one "affine" map of all; a smooth "drift" in time; or "any"

@@ -25,19 +25,13 @@ _RIDGE = 0.05
 _MOMENTUM = 0.7
 # Smooth functions of time that a drift is made of: a line and half cosines up to this number.
 _DRIFT_TERMS = 8
-# Cross-correlation peaks are looked for this far, in pixels, and told apart this finely. A wave keeps most of its old
-# place in the projection, so the peak shows a part of the error only: it is multiplied by this gain.
-_PEAK_GAIN = 10.0
-_PEAK_REACH_PX, _PEAK_STEP_PX = 0.3, 0.01
 
 
 class PositionCorrection(Correction):
     """Moves windows by what their frames' residuals say.
 
     "gradient": the shift δ_j that explains the residual of a frame best, min ‖P·∇O_j·δ_j − Δψ_j‖² (Odstrčil, Menzel &
-    Guizar-Sicairos, Optics Express 26, 3108 (2018), eq. 28). "correlation": the peak of the cross-correlation of the
-    exit wave with itself after the modulus projection, both seen through the probe (Zhang et al., Optics Express 21,
-    13592 (2013)).
+    Guizar-Sicairos, Optics Express 26, 3108 (2018), eq. 28).
 
     The mean shift of the scan, which no pattern can tell, is taken out. So is the affine part of what "free" frames ask
     for: patterns hardly tell it either, and it would wander off; the models "affine" and "any" keep it.
@@ -63,8 +57,7 @@ class PositionCorrection(Correction):
 
     def see(self, chunk: Chunk, change: Tensor) -> None:
         if self._is_moving:
-            find = gradient_shift if self._config.position_correction == "gradient" else correlation_shift
-            self._shift[chunk.rows] = find(chunk, change).double()
+            self._shift[chunk.rows] = gradient_shift(chunk, change).double()
 
     def end_epoch(self, estimate: Estimate, ranks: Ranks, epoch: int, step: float) -> None:
         if not self._is_moving:
@@ -117,23 +110,6 @@ def gradient_shift(chunk: Chunk, change: Tensor) -> Tensor:
     yy, xx = yy + ridge, xx + ridge
     determinant = (yy * xx - xy.square()).clamp(min=torch.finfo(yy.dtype).tiny)
     return torch.stack([xx * pull_y - xy * pull_x, yy * pull_x - xy * pull_y], 1) / determinant[:, None]
-
-
-def correlation_shift(chunk: Chunk, change: Tensor) -> Tensor:
-    """Shift (position, 2) = (y, x) in pixels at which the wave after the projection looks most like the one before.
-
-    Both are multiplied by P*, which leaves |P|²·O: the correlation sees the object move under a light that stays.
-    """
-    before = (chunk.probe.conj() * chunk.waves).sum(-3)
-    after = before + (chunk.probe.conj() * change).sum(-3)
-    spectrum = torch.fft.fft2(after).conj() * torch.fft.fft2(before)
-    steps = round(_PEAK_REACH_PX / _PEAK_STEP_PX)
-    lags = torch.arange(-steps, steps + 1, device=before.device) * _PEAK_STEP_PX
-    frequency = torch.fft.fftfreq(before.shape[-1], device=before.device)
-    wave = torch.polar(torch.ones(()).to(lags), 2 * math.pi * lags[:, None] * frequency[None, :])
-    surface = (wave @ spectrum @ wave.T).abs()
-    best = surface.flatten(1).argmax(1)
-    return _PEAK_GAIN * torch.stack([lags[best // len(lags)], lags[best % len(lags)]], 1)
 
 
 def _real_product(first: Tensor, second: Tensor) -> Tensor:
