@@ -223,7 +223,7 @@ def test_a_damaged_scan_costs_one_sentence_and_starts_nothing(run, tmp_path, wha
         (["run", "job.toml", "--set", "data.scan=nothing.h5"], "there is no such file"),
         (["run", "job.toml", "--set", "training.batch_size=0"], "training.batch_size = 0: must be at least 1."),
         (["check", "job.toml", "--set", "training.epocs=1"], 'Did you mean "nepochs"?'),
-        (["check", "job.toml", "--set", "job.engine=raar"], "this version has no such engine"),
+        (["check", "job.toml", "--set", "job.engine=magic"], "must be one of"),
         (["check", "broken.toml"], "line 1"),
         (["check", "scan.h5"], "not a text file"),
         (["submit", "job.toml", "--set", "resources.executor=here"], "ptycho run"),
