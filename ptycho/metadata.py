@@ -118,7 +118,7 @@ def _text(archive: NpzArchive) -> str:
     if header.shape != ():
         raise ValueError(f"an array of shape {header.shape}")
     if not header.dtype.hasobject:
-        value = archive.load(METADATA_KEY).item()
+        value = archive.load(METADATA_KEY, "iufcbSU").item()
         return value.decode() if isinstance(value, bytes) else str(value)
     with archive.stream(METADATA_KEY) as stream:
         pickled = stream.read(_LIMIT_BYTES + 1)

@@ -168,6 +168,8 @@ class NpzArchive:
                                 f"{info.filename} declares {header.n_bytes} bytes, {info.file_size} stored"
                             )
                         headers[info.filename.removesuffix(".npy")] = header
+        except (FileNotFoundError, PermissionError):
+            raise
         except DAMAGED as error:
             raise DataError(
                 f"{self.path}: not a complete NPZ archive ({error}); it is truncated or damaged. Copy it again."
