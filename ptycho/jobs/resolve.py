@@ -66,11 +66,11 @@ def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[Resolv
     """
     data = job_data(spec)
     scan = open_job_scan(data)
-    if scan.geometry.is_near_field:
+    if scan.geometry.is_near_field and spec.job.engine == NETWORK:
         raise SpecError(
             [
-                f"data.focus_distance_m = {scan.geometry.focus_distance_m:g}: this version inspects and converts"
-                " near-field scans, but reconstructs only far-field ones."
+                f'job.engine = "{NETWORK}": the network works in the far field, and this scan was taken'
+                f" {scan.geometry.focus_distance_m:g} m behind a focus. Choose an iterative engine."
             ]
         )
     synthetic = _synthetic(spec)

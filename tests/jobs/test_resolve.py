@@ -158,3 +158,11 @@ def small_model():
     config = ModelConfig(N=32, n_filters_scale=1, max_hidden_channels=8, architecture="unrolled")
     card = ModelCard.of_scenes(SyntheticConfig(patch_sizes=(32,)), 0)
     return TrainedModel(PtychoNetwork(config, np.ones((1, 32, 32), np.complex64), 1e5), card=card)
+
+
+def test_a_network_is_refused_where_frames_are_shadows(tmp_path):
+    near = {"energy_eV": 12658.0, "distance_m": 1.12, "detector_pixel_m": [5.5e-5, 5.5e-5], "focus_distance_m": 3.65e-3}
+    placed = {f"data__{key}": value for key, value in near.items()}
+    assert resolved(tmp_path, **placed).stages == ("refine", "evaluate")
+    with pytest.raises(SpecError, match="the network works in the far field"):
+        resolved(tmp_path, job__engine="pinn", **placed)
