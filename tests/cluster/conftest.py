@@ -54,12 +54,18 @@ class Cluster:
         """What `scontrol show job` says: JobState, Reason, Restarts, …"""
         return dict(re.findall(r"(\w+)=(\S*)", self.run("scontrol", "--oneliner", "show", "job", number)))
 
-    def wait_for(self, number: str, *states: str, restarts: int = 0, timeout_s: float = 300) -> dict[str, str]:
-        """The job, once in one of the states after so many restarts; fails when it ends otherwise or takes longer."""
+    def wait_for(
+        self, number: str, *states: str, restarts: int = 0, at_most: int | None = None, timeout_s: float = 300
+    ) -> dict[str, str]:
+        """The job, once in one of the states after so many restarts (or more, up to `at_most`).
+
+        Fails when it ends otherwise or takes longer.
+        """
         deadline = time.monotonic() + timeout_s
+        most = restarts if at_most is None else at_most
         while True:
             job = self.job(number)
-            if job["JobState"] in states and int(job["Restarts"]) == restarts:
+            if job["JobState"] in states and restarts <= int(job["Restarts"]) <= most:
                 return job
             late = f"not {states} with {restarts} restarts within {timeout_s} s: {job}"
             assert time.monotonic() < deadline and job["JobState"] not in ENDED, late

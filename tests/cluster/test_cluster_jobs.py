@@ -57,11 +57,11 @@ class ClusterRun:
     def is_held(self):
         self.wait_until(lambda rows: len(rows) >= 2)
 
-    def ends_as_if_nothing_had_happened(self, restarts=1):
-        self.cluster.wait_for(self.job_id, "COMPLETED", restarts=restarts)
+    def ends_as_if_nothing_had_happened(self, at_most=1):
+        job = self.cluster.wait_for(self.job_id, "COMPLETED", restarts=1, at_most=at_most)
         assert self.folder.read_state()["status"] == "finished"
         assert [(row["stage"], row["epoch"], row["loss"]) for row in self.rows()] == EPOCHS
-        assert self.folder.read_state()["attempts"] == restarts + 1
+        assert self.folder.read_state()["attempts"] == int(job["Restarts"]) + 1
 
 
 @pytest.fixture(scope="module")
@@ -92,7 +92,8 @@ def test_a_rank_that_is_killed_costs_an_epoch_and_not_the_run(interrupted):
 
 
 def test_a_job_that_is_longer_than_the_time_limit_goes_on_in_another_allocation(interrupted):
-    interrupted["held-limit"].ends_as_if_nothing_had_happened()
+    # Slurm may warn a minute too early, also a job that has gone on and starts slowly.
+    interrupted["held-limit"].ends_as_if_nothing_had_happened(at_most=8)
 
 
 def test_a_preempted_job_goes_on_when_the_other_has_ended(cluster, tmp_path):
