@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
 DEMO = whole_runs.ROOT / "jobs" / "demo.toml"
 # A quarter of the detector's pixels and one epoch fewer, to spare minutes.
-SHORTER = ["--set", "data.crop=64", "--set", "training.nepochs=1"]
+SHORTER = ["--set", "data.crop_px=64", "--set", "training.nepochs=1"]
 ALONE = ["--set", "resources.ranks_per_node=1"]
 ON_CLUSTER = ["--set", "resources.executor=slurm", "--set", "resources.nodes=2"]
 
