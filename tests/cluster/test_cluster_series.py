@@ -66,7 +66,7 @@ def test_two_broken_scans_of_twenty_leave_eighteen_results_and_two_clear_errors(
     failed = {name: row["error"] for name, row in rows.items() if row["status"] == "failed"}
     assert failed.keys() == {TRUNCATED, DAMAGED}
     assert "truncated" in failed[TRUNCATED]
-    assert re.search("Rank 0 on n[12] failed in stage refine: .* frames 0 to 15 cannot be read", failed[DAMAGED])
+    assert re.search(r"Rank 0 on n[12] failed\b.*: frames 0 to \d+ cannot be read", failed[DAMAGED])
     good = {name: row for name, row in rows.items() if name not in failed}
     assert {row["status"] for row in good.values()} == {"finished"}
     assert len({row["r_factor"] for row in good.values()}) == 1, "the same scan gives the same image"
