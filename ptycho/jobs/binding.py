@@ -37,9 +37,12 @@ NOT_IN_MODEL = frozenset({"N"})
 _BUNDLE = Annotated[
     str | None,
     Field(
-        description="A trained model: wts.h5.zip, its folder or its run, from the spec file on. Training is skipped, or"
-        " goes on from it where training.nepochs is written."
+        description="A trained model: wts.h5.zip, its folder or its run, from the spec file on. Training is skipped."
     ),
+]
+_FINE_TUNE = Annotated[
+    bool | None,
+    Field(description="With bundle: train on from it, for training.nepochs epochs, instead of applying it as it is."),
 ]
 
 
@@ -142,7 +145,7 @@ TABLES = {
             ModelConfig,
             "The network.",
             without=NOT_IN_MODEL,
-            extra={"bundle": _BUNDLE},
+            extra={"bundle": _BUNDLE, "fine_tune": _FINE_TUNE},
             check=_check_model,
         ),
         Table(

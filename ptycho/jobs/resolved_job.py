@@ -183,7 +183,7 @@ class ResolvedJob:
         """Table → key → value as plain JSON-like data, under the names of the spec."""
         tables: dict[str, Any] = _adapter().dump_python(self, mode="json")
         training = tables["training"]
-        model = training.pop("model") | {"bundle": tables["bundle"]}
+        model = training.pop("model") | {key: tables[key] for key in ("bundle", "fine_tune")}
         read = tables["data"].pop("read")
         tables["data"].pop("simulated")
         # What the reader is told about the crop follows from crop_px.

@@ -52,6 +52,7 @@ class JobSpec:
     data: DataTable
     scans: tuple[Path, ...] = ()
     bundle: Path | None
+    fine_tune: bool
     model: Mapping[str, Any]
     training: Mapping[str, Any]
     synthetic: Mapping[str, Any]
@@ -136,7 +137,7 @@ def parse_spec(
     scans = _scans(values, where if ("data", "scans") in overridden else base)
     if "data.scans" in sources:
         sources["data.scan"] = sources.pop("data.scans")
-    bundle = values["model"].pop("bundle", None)
+    bundle, fine_tune = (values["model"].pop(key, None) for key in ("bundle", "fine_tune"))
     return JobSpec(
         path=path,
         text=text,
@@ -144,6 +145,7 @@ def parse_spec(
         data=DataTable(**values["data"]),
         scans=scans,
         bundle=Path(bundle) if bundle else None,
+        fine_tune=bool(fine_tune),
         model=values["model"],
         training=values["training"],
         synthetic=values["synthetic"],
@@ -263,6 +265,8 @@ def _joint_problems(values: Mapping[str, Mapping[str, Any]], named: Sequence[str
             problems.append(
                 f'model.bundle: engine {shown(engine)} uses no network. Set job.engine = "pinn", or leave it out.'
             )
+    if values["model"].get("fine_tune") and not values["model"].get("bundle"):
+        problems.append("model.fine_tune = true: without model.bundle there is no network to train on from. Name one.")
     scan, scans = values["data"].get("scan"), values["data"].get("scans")
     is_synthetic = values["data"].get("source") == SYNTHETIC
     problems += _synthetic_problems(values, engine, is_synthetic)
@@ -303,7 +307,7 @@ def _synthetic_problems(values: Mapping[str, Mapping[str, Any]], engine: str, is
 
 def _network_problems(values: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """What the model and its training say about one another, such as too few neighbours for a group."""
-    model = {key: value for key, value in values["model"].items() if key != "bundle"}
+    model = {key: value for key, value in values["model"].items() if key not in TABLES["model"].extra}
     try:
         validate_training_config(TrainingConfig(**{"model": ModelConfig(**model), **values["training"]}))
     except ValueError as error:

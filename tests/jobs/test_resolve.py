@@ -136,11 +136,11 @@ def test_random_scenes_are_trained_on_and_a_simulated_scan_tried():
     assert ResolvedJob.from_json(job.to_json()) == job
 
 
-def test_a_written_number_of_epochs_trains_on_from_a_bundle(tmp_path):
+def test_a_bundle_is_applied_or_trained_on_from(tmp_path):
     save_bundle(small_model(), tmp_path / "model")
     settings = {"job__engine": "pinn", "model__bundle": "model", "execution__accelerator": "cpu"}
-    applied = resolved(tmp_path, **settings)
-    tuned = resolved(tmp_path, **settings, training__nepochs=2)
+    applied = resolved(tmp_path, **settings, training__nepochs=2)
+    tuned = resolved(tmp_path, **settings, training__nepochs=2, model__fine_tune=True)
     assert applied.stages[0] == "reconstruct"
     assert tuned.stages[:2] == ("train", "reconstruct")
     # A model of random scenes serves frames of any size.
