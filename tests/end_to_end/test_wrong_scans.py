@@ -70,6 +70,7 @@ def test_a_wrong_scan_is_refused_at_the_door(folder, what):
     assert not (folder / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", [np.nan, -1.0], ids=["NaN", "negative"])
 def test_impossible_counts_end_the_work_with_the_frame_named_and_no_result(folder, value):
     replace(folder, "diffraction", with_value(value))
@@ -93,6 +94,7 @@ def test_an_unreadable_folder_is_named(folder):
     assert "locked" in assert_one_sentence(done, 2)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.getuid() != 0, reason="only root may mount a small disk; CI runs as root")
 @pytest.mark.parametrize(("size", "code"), [("4k", 2), ("300k", 1)], ids=["from the start", "while working"])
 def test_a_full_disk_is_named_and_no_file_is_half_written(folder, size, code):

@@ -40,6 +40,7 @@ def wait_for_epoch(folder_of, epoch):
     raise AssertionError("the run did not get so far")
 
 
+@pytest.mark.slow
 def test_two_ranks_work_together_and_the_last_lines_say_where_to_look(tmp_path):
     done = ptycho("run", write_two_rank_spec(tmp_path, "star"), cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -404,6 +404,7 @@ def kill_after(children, n_checkpoints):
         child.communicate()
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_epoch_and_resumed_equals_never_killed(tmp_path):
     whole = run(gridsize=2, nepochs=3)
     children = start_all(tmp_path, 1)
