@@ -1,6 +1,7 @@
 """Small scans, specs and real processes for the tests of jobs and of the command line."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -78,6 +79,8 @@ def start_ptycho(*arguments, cwd):
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
+        # Tests that run in the background may have inherited to ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
