@@ -41,9 +41,7 @@ KINDS = {
 # Signals that only ask a run to stop, and how Slurm sends them.
 WARNING = signal.SIGUSR2
 
-# Where more than the processes of this test want to run, everything takes that much longer.
 MOST_S_UNTIL_ALL_HAVE_ENDED = 60.0
-USUAL_LOAD_PER_CORE = 4.0
 # Only so that a test that hangs ends some day: how long Slurm lets a job wait says nothing about the run.
 MOST_S_UNTIL_IT_GOES_ON = 1200.0
 
@@ -106,8 +104,8 @@ class Victim:
         getattr(self, kind.replace(" ", "_"))(ranks)
         hit_s = time.monotonic()
         send(signal.SIGCONT, ranks)
-        patience_s = MOST_S_UNTIL_ALL_HAVE_ENDED * max(1.0, os.getloadavg()[0] / os.cpu_count() / USUAL_LOAD_PER_CORE)
-        wait_until(lambda: not any(map(is_alive, ranks)), patience_s, f"{kind} in {place}: ranks live")
+        hangs = f"{kind} in {place}: ranks live"
+        wait_until(lambda: not any(map(is_alive, ranks)), MOST_S_UNTIL_ALL_HAVE_ENDED, hangs)
         ended_s = time.monotonic() - hit_s
         if kind == "node":
             self.cluster.control("restore-node", "n2")
