@@ -25,6 +25,7 @@ from ptycho.data.frames import (
 )
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import Frames, Scan, Truth
+from ptycho.data.trial import try_apart
 from ptycho.errors import DataError
 
 
@@ -257,6 +258,12 @@ def read_dark(path: Path, scan: Scan) -> NDArray[np.float32]:
 
 def _read_image(path: Path, name: str, scan: Scan) -> NDArray[Any]:
     """An image (y, x) of the detector or of the frames, or the mean of several (n, y, x)."""
+    try_apart([path], lambda: _stored_image(path, name, scan))
+    values = _stored_image(path, name, scan)
+    return values.mean(axis=0) if values.ndim == 3 and name == "dark" else values
+
+
+def _stored_image(path: Path, name: str, scan: Scan) -> NDArray[Any]:
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r", locking="best-effort") as file:
@@ -274,7 +281,7 @@ def _read_image(path: Path, name: str, scan: Scan) -> NDArray[Any]:
             values = np.array(values)
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read as a {name} ({error}); give an NPY or HDF5 file.") from error
-    return values.mean(axis=0) if values.ndim == 3 and name == "dark" else np.asarray(values)
+    return np.asarray(values)
 
 
 def _refuse_large(path: Path, name: str, shape: tuple[int, ...] | None, scan: Scan) -> None:

@@ -101,7 +101,7 @@ class DataTable:
         Axes | None,
         Field(
             description='How positions are to be turned: "-yx" lets y run backwards, "xy" swaps y and x.'
-            ' Unset: as they are. "ptycho check --axes" finds the right one.'
+            ' Unset: as they are. "ptycho check" finds the right one.'
         ),
     ] = None
     beam_centre_px: Annotated[
