@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import select
@@ -77,6 +78,8 @@ def _work_and_end(work: Callable[[], object]) -> None:
     try:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_LIMIT_S, CPU_LIMIT_S + 1))
         signal.signal(signal.SIGXCPU, signal.SIG_DFL)
+        # A crash is told in one sentence, by the parent.
+        faulthandler.disable()
         nowhere = os.open(os.devnull, os.O_WRONLY)
         for stream in (1, 2):
             os.dup2(nowhere, stream)

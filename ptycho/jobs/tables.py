@@ -115,7 +115,11 @@ class DataTable:
         str | None, Field(description="A file with the good detector pixels (true), beside the scan's own mask.")
     ] = None
     dark: Annotated[
-        str | None, Field(description="A file with the detector's dark signal, which is taken off every frame.")
+        str | None,
+        Field(
+            description="A file with the detector's dark signal, which is taken off every frame. Unset: the one that the"
+            " scan's file records, if any."
+        ),
     ] = None
     threshold_counts: Annotated[float | None, Field(gt=0, description="Counts below this read as 0.")] = None
     saturation_counts: Annotated[
