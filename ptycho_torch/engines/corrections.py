@@ -29,7 +29,7 @@ from ptycho.parallel import Ranks
 from ptycho_torch.engines.problem import Problem
 
 if TYPE_CHECKING:
-    from ptycho_torch.engines.estimate import Chunk, Estimate
+    from ptycho_torch.engines.estimate import Estimate, Trace
 
 
 class Correction:
@@ -42,8 +42,8 @@ class Correction:
         """The probe (mode, y, x) or (position, mode, y, x) of the frames at `rows`."""
         return probe
 
-    def see(self, chunk: Chunk, change: Tensor) -> None:
-        """Gather from a chunk and what the modulus projection adds to its exit waves (position, mode, y, x)."""
+    def see(self, trace: Trace) -> None:
+        """Gather from a chunk and what the modulus projection adds to its waves, on each slice, the last one first."""
 
     def end_epoch(self, estimate: Estimate, ranks: Ranks, epoch: int, step: float) -> None:
         """Move what was gathered. step: part of the full step that annealing left. Every rank must call it."""

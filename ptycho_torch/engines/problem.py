@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.config.refine import Batching
+from ptycho.data.geometry import Geometry
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import Scan
 from ptycho.data.sharding import compact_batches, hilbert_order, stratified_batches, uniform_batches
@@ -39,6 +40,7 @@ class Problem:
     amplitude_sum: Σ√counts over the whole scan
     mean_counts:  (y, x) float32, mean over the whole scan, in the amplitudes' order, zero where masked
     propagator:   from exit waves to detector waves
+    geometry:     of the measurement
     """
 
     amplitude: Tensor | StreamedAmplitude
@@ -51,6 +53,7 @@ class Problem:
     amplitude_sum: float
     mean_counts: Tensor
     propagator: Propagator = field(default_factory=Propagator)
+    geometry: Geometry = field(default_factory=Geometry)
 
     @property
     def n_total(self) -> int:
@@ -139,6 +142,7 @@ def load_problem(
         amplitude_sum=float(sums[2]),
         mean_counts=(counts / scan.n_positions).float().to(device),
         propagator=propagator,
+        geometry=scan.geometry,
     )
 
 

@@ -13,6 +13,7 @@ import hdf5plugin  # noqa: F401  # registers the filters that detectors write: w
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.formats.contents import H5PY_ERRORS
 from ptycho.data.scan import Frames
 from ptycho.errors import DataError
 
@@ -89,7 +90,7 @@ class HDF5Frames:
         selection = tuple(next(at) if axis == "n" else slice(None) for axis in self._axes)
         try:
             frames: NDArray[np.generic] = self._opened()[selection]
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except H5PY_ERRORS as error:
             raise DataError(
                 f"{self._path}: frames {start} to {stop - 1} cannot be read ({error}); the file is truncated or"
                 " damaged, or the disk failed. Copy the file again."
