@@ -88,6 +88,18 @@ def variation_found(image: ObjectImage, scan: Scan) -> str:
     return f"{share:.1%} of the light varies, of {scan.provenance['simulated']['probe_variation']:.0%}"
 
 
+def slices_found(image: ObjectImage, scan: Scan) -> str:
+    """Phase error of each slice."""
+    if image.slices is None:
+        return "one slice"
+    region = scanned_region(scan.truth.positions_px, scan.truth.probe, scan.truth.grid)
+    errors = [
+        score(align(found, true, region).image, true, region).phase_rmse_rad
+        for found, true in zip(image.slices, scan.truth.slices, strict=True)
+    ]
+    return f"slices to within {', '.join(f'{error:.3f}' for error in errors)} rad"
+
+
 MOVING = {"position_correction": "gradient", "position_limit_px": 8.0}
 CASES = [
     Case("3 probe modes", {"mode_fractions": (0.7, 0.2, 0.1)}, {"probe_modes": 3}, probe_found, {"probe_modes": 1}),
@@ -99,6 +111,8 @@ CASES = [
     Case("intensity of frames", {"intensity_variation": 0.2}, {"frame_intensity": True}, intensity_found),
     Case("defocus wrong by 20 %", {"start_probe": "wrong", "defocus_error": -0.2, "aperture_error": 0.0,
           "stop_error": 0.0}, {"probe_start": "autofocus"}, probe_found, {"update_probe": False}),
+    Case("two slices", {"n_slices": 2, "slice_spacing_m": 4e-4, "object": "leaves"},
+         {"slices": 2, "slice_spacing_m": 4e-4}, slices_found),
     Case("no probe", {}, {"probe_start": "guess"}, probe_found),
 ]  # fmt: skip
 
