@@ -90,6 +90,7 @@ def train_on(scan: Scan, options: argparse.Namespace) -> TrainedModel:
 def network_images(model: TrainedModel, scan: Scan) -> dict[str, np.ndarray]:
     batches = list(infer_patches(model, scan, np.arange(scan.n_positions)))
     patches, weight = torch.cat([batch.patches for batch in batches]), batches[0].weight
+    patches = patches[torch.from_numpy(np.argsort(np.concatenate([batch.indices for batch in batches])))]
     sync = synchronise_phases(patches, scan.positions_px, weight)
     images = {}
     for name, phasors in (("stitched", None), ("synchronised", torch.from_numpy(sync.phasors))):

@@ -21,7 +21,7 @@ _MPIE_EVERY = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """How an iterative engine improves object and probe. Defaults were measured with benchmarks/refine_speed.py.
+    """How an iterative engine improves object and probe. Defaults were measured with benchmarks/engines.py.
 
     engine:        "rpie" (Maiden, Johnson & Li 2017), "epie" (Maiden & Rodenburg 2009: alpha = probe_alpha = 1),
                    "mpie" (rpie with momentum after every few batches), "lsqml" (Odstrcil et al. 2018), "dm" (Thibault

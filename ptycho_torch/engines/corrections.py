@@ -70,20 +70,29 @@ class Correction:
 
 def corrections_of(config: RefineConfig, problem: Problem, probe: Tensor) -> tuple[Correction, ...]:
     """The corrections that the options ask for, in the order in which they act."""
-    # Each of these modules imports the class above.
-    from ptycho_torch.engines.constraints import Constraints
-    from ptycho_torch.engines.light import BackgroundCorrection, IntensityCorrection, ProbeVariation
-    from ptycho_torch.engines.positions import PositionCorrection
-
+    # Each of these modules imports the class above; what is not asked for is not loaded.
     made: list[Correction] = []
     if config.moves_positions:
+        from ptycho_torch.engines.positions import PositionCorrection
+
         made.append(PositionCorrection(problem, config))
+    if config.probe_variations or config.frame_intensity or config.background != "none":
+        made += _light_corrections(config, problem, probe)
+    if config.constrains:
+        from ptycho_torch.engines.constraints import Constraints
+
+        made.append(Constraints(config))
+    return tuple(made)
+
+
+def _light_corrections(config: RefineConfig, problem: Problem, probe: Tensor) -> list[Correction]:
+    from ptycho_torch.engines.light import BackgroundCorrection, IntensityCorrection, ProbeVariation
+
+    made: list[Correction] = []
     if config.probe_variations:
         made.append(ProbeVariation(problem, config, probe))
     if config.frame_intensity:
         made.append(IntensityCorrection(problem))
     if config.background != "none":
         made.append(BackgroundCorrection(problem, config))
-    if config.constrains:
-        made.append(Constraints(config))
-    return tuple(made)
+    return made

@@ -24,7 +24,7 @@ from ptycho_torch.physics.patches import Windows
 from ptycho_torch.physics.propagate import Propagator
 
 # Frames are read this many bytes at a time, so that reading needs little more memory than keeping.
-_READ_BYTES = 2**22
+_READ_BYTES = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,14 +135,14 @@ def load_problem(
     sums = np.zeros(3)
     counts = torch.zeros(size, size, dtype=torch.float64)
     step = max(1, _READ_BYTES // (4 * size * size))
-    for start in range(0, len(owned), step):
-        part = slice(start, start + step)
+    # In the file's order: neighbours on the space-filling curve lie far apart in it.
+    for part in np.split(np.argsort(owned), range(step, len(owned), step)):
         root = amplitudes(scan.frames.read(owned[part]), bad, propagator)
         counts_here = root.square().sum(0, dtype=torch.float64)
         counts += counts_here
         sums += (len(root), counts_here.sum().item(), root.sum(dtype=torch.float64).item())
         if kept is not None:
-            kept[part] = root.to(device)
+            kept[torch.from_numpy(part).to(device)] = root.to(device)
     ranks.all_sum(sums)
     ranks.all_sum(counts)
     if sums[0] != scan.n_positions:

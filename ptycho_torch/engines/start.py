@@ -17,7 +17,7 @@ from ptycho_torch.physics.patches import Windows, accumulate_pattern
 # Power of each added mode relative to the first: enough to break the symmetry, too little to do harm.
 _ADDED_MODE_POWER = 0.02
 # Windows whose pixel indices are held at once while illumination is summed.
-_WINDOW_PX = 2**22
+_WINDOW_PX = 2**17
 
 
 def start_probe(probe: NDArray[np.complex64], problem: Problem, n_modes: int | None) -> Tensor:

@@ -24,8 +24,8 @@ from ptycho_torch.engines.schedule import annealed_step, check_convergence
 from ptycho_torch.engines.start import illumination, orthogonal_modes, start_object, start_probe
 from ptycho_torch.engines.tiles import Tile
 
-# Wave pixels handled at once on a CPU: 1 MB of complex64 stays in the cache, which halves the time of a sweep.
-_CHUNK_PX_CPU = 2**17
+# Wave pixels handled at once on a CPU: half a MB of complex64 stays in the cache, which halves the time of a sweep.
+_CHUNK_PX_CPU = 2**16
 _CHUNK_PX_GPU = 2**26
 
 
