@@ -28,6 +28,8 @@ class RefineConfig:
                    et al. 2009), "raar" (Luke 2005), "gradient" (Adam or L-BFGS), "auto" (mpie; lsqml
                    for thick objects; rpie where there is less than a photon per pixel), "none"
     epochs:        sweeps over all frames; the steps are annealed towards the last one
+    coarse_epochs: epochs before the first, on the central half of the detector alone: an object of pixels twice as
+                   wide, whose image is the start. Not with slices, nor after a first image
     batch_size:    frames updated at once, over all ranks; None: a 32nd of the scan, at least 32, at most an eighth.
                    Larger batches need fewer passes over a large object image; batches whose windows overlap much
                    converge slower
@@ -75,6 +77,7 @@ class RefineConfig:
 
     engine: EngineName = "rpie"
     epochs: int = 30
+    coarse_epochs: int = 0
     batch_size: int | None = None
     batching: Batching = "sparse"
     alpha: float | None = None
@@ -130,6 +133,7 @@ class RefineConfig:
                 self.memory_limit_mb is None or self.memory_limit_mb > 0,
                 "above 0",
             ),
+            *_out_of("coarse_epochs", self.coarse_epochs, 0 <= self.coarse_epochs <= 1000, "between 0 and 1000"),
             *_out_of("slices", self.slices, 1 <= self.slices <= 64, "between 1 and 64"),
             *_out_of(
                 "slice_spacing_m",
@@ -164,6 +168,8 @@ class RefineConfig:
         found = []
         if self.slice_spacing_m is None:
             found.append(f"slices = {self.slices}: needs slice_spacing_m, the distance from one slice to the next")
+        if self.coarse_epochs:
+            found.append(f"slices = {self.slices}: coarse epochs know one thin object; leave coarse_epochs out")
         if self.engine in ("dm", "raar"):
             found.append(
                 f'slices = {self.slices}: engine "{self.engine}" projects onto one thin object;'

@@ -21,6 +21,7 @@ from ptycho.errors import CancelledError
 from ptycho.parallel import Ranks
 from ptycho_torch.device import rank_device
 from ptycho_torch.engines.choice import choose_engine
+from ptycho_torch.engines.coarse import coarse_config, coarse_scan, finer
 from ptycho_torch.engines.interface import Engine
 from ptycho_torch.engines.probe_start import choose_probe
 from ptycho_torch.engines.problem import load_problem
@@ -102,8 +103,20 @@ def build_engine(
     if probe is None:
         probe = choose_probe(scan, config, ranks, scan.probe)
     image = start.on(scan.grid).object if start is not None else None
+    if start is None and config.coarse_epochs:
+        image, probe = _coarse_start(scan, config, ranks, device, probe, seed)
     engine, config = choose_engine(config, problem)
     return engine(problem, config, ranks, probe, image, seed=seed)
+
+
+def _coarse_start(
+    scan: Scan, config: RefineConfig, ranks: Ranks, device: torch.device, probe: NDArray[np.complex64], seed: int
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Object and probe that the middle of the detector finds; a resumed run finds the same ones again."""
+    engine = build_engine(coarse_scan(scan, probe), coarse_config(config), ranks, device, seed=seed)
+    for epoch in range(1, config.coarse_epochs + 1):
+        engine.run_epoch(epoch)
+    return finer(engine.image(), scan, probe)
 
 
 def _with_room(scan: Scan, limit_px: float) -> Scan:
