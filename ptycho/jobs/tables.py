@@ -117,8 +117,8 @@ class DataTable:
     dark: Annotated[
         str | None,
         Field(
-            description="A file with the detector's dark signal, which is taken off every frame. Unset: the one that the"
-            " scan's file records, if any."
+            description="A file with the detector's dark signal, which is taken off every frame. Unset: the one that"
+            " the scan's file records, if any."
         ),
     ] = None
     threshold_counts: Annotated[float | None, Field(gt=0, description="Counts below this read as 0.")] = None
