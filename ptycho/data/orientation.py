@@ -12,7 +12,8 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.scan import Frames, Scan
+from ptycho.data.frames import FramesView
+from ptycho.data.scan import Scan
 
 Axes = Literal["yx", "-yx", "y-x", "-y-x", "xy", "-xy", "x-y", "-x-y"]
 ALL_AXES: tuple[Axes, ...] = get_args(Axes)
@@ -52,19 +53,10 @@ def inverse(axes: Axes) -> Axes:
 
 
 @dataclass(frozen=True)
-class TurnedFrames:
+class TurnedFrames(FramesView):
     """Frames in other axes, turned as they are read."""
 
-    frames: Frames
     axes: Axes
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.frames.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         return np.ascontiguousarray(turned_images(self.frames.read(indices), self.axes))

@@ -19,6 +19,8 @@ from ptycho.errors import DataError
 
 # Frames are read in pieces of about this size and put in their places, so no second copy of a large read is made.
 PIECE_BYTES = 4 * 2**20
+# Decompressed chunks that HDF5 keeps: a sweep meets each frame once, so more (8 MB by default) is held for nothing.
+CACHE_BYTES = 2**20
 
 
 class HDF5Frames:
@@ -99,7 +101,7 @@ class HDF5Frames:
     def _opened(self) -> h5py.Dataset:
         if self._open is None or self._open[0] != os.getpid():
             # Network file systems often refuse locks; the file is only read here.
-            file = h5py.File(self._path, "r", locking="best-effort")
+            file = h5py.File(self._path, "r", locking="best-effort", rdcc_nbytes=CACHE_BYTES)
             self._open = os.getpid(), file[self._dataset]
         return self._open[1]
 
