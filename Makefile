@@ -46,7 +46,7 @@ docs: $(READY)  ## Write the generated documents (job-spec, cli)
 	$(BIN)/python -m ptycho.cli.document
 
 bench: $(READY)  ## Measure the claims of docs/performance.md
-	$(BIN)/python benchmarks/refine_speed.py
+	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/network_from_scratch.py
 	$(BIN)/python benchmarks/scaling.py
 

@@ -53,6 +53,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("scan", nargs="?", type=Path)
     parser.add_argument("--crop-px", type=int, help="detector pixels to keep")
     parser.add_argument("--photons", type=float, default=1e6, help="of the simulated scan")
+    parser.add_argument("--frames", type=int, default=1024, help="of the simulated scan")
+    parser.add_argument("--architecture", default="cnn")
     parser.add_argument("--gridsize", type=int, default=2)
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--batch-size", type=int, default=4)
@@ -66,7 +68,12 @@ def parse_arguments() -> argparse.Namespace:
 
 def train_on(scan: Scan, options: argparse.Namespace) -> TrainedModel:
     config = TrainingConfig(
-        model=ModelConfig(N=scan.patch_size, gridsize=options.gridsize, n_filters_scale=options.filters),
+        model=ModelConfig(
+            N=scan.patch_size,
+            gridsize=options.gridsize,
+            architecture=options.architecture,
+            n_filters_scale=options.filters,
+        ),
         nepochs=options.epochs,
         batch_size=options.batch_size,
         n_groups=scan.n_positions,
@@ -83,6 +90,7 @@ def train_on(scan: Scan, options: argparse.Namespace) -> TrainedModel:
 def network_images(model: TrainedModel, scan: Scan) -> dict[str, np.ndarray]:
     batches = list(infer_patches(model, scan, np.arange(scan.n_positions)))
     patches, weight = torch.cat([batch.patches for batch in batches]), batches[0].weight
+    patches = patches[torch.from_numpy(np.argsort(np.concatenate([batch.indices for batch in batches])))]
     sync = synchronise_phases(patches, scan.positions_px, weight)
     images = {}
     for name, phasors in (("stitched", None), ("synchronised", torch.from_numpy(sync.phasors))):
@@ -127,7 +135,8 @@ def main() -> None:
     torch.set_num_threads(1)
     logging.basicConfig(level=logging.WARNING)
     options = parse_arguments()
-    scan = open_scan(options.scan) if options.scan else simulate_scan(SimulateConfig(photons=options.photons))
+    simulation = SimulateConfig(photons=options.photons, n_positions=options.frames)
+    scan = open_scan(options.scan) if options.scan else simulate_scan(simulation)
     if options.crop_px:
         scan = prepare(scan, crop_px=options.crop_px)
     began = time.process_time()

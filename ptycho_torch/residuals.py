@@ -12,9 +12,9 @@ from torch import Tensor
 from ptycho.data.image import ObjectImage
 from ptycho.data.scan import Scan
 from ptycho.parallel import Ranks
-from ptycho_torch.physics.forward import expected_counts
-from ptycho_torch.physics.patches import Windows, extract_patches
-from ptycho_torch.physics.propagate import Propagator
+from ptycho_torch.physics.forward import intensity, traverse
+from ptycho_torch.physics.patches import Windows
+from ptycho_torch.physics.propagate import Propagator, slice_flight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +46,7 @@ def measure_residuals(
 ) -> Residuals:
     """Residuals of the whole scan; each rank reads the frames that it owns, and every rank gets the sums.
 
-    image: with the positions, intensities, background and varying probes that it found; probe: (mode, y, x),
+    image: with the slices, positions, intensities, background and varying probes that it found; probe: (mode, y, x),
            sqrt(photons)
     """
     scan = image.seen_by(scan)
@@ -57,7 +57,8 @@ def measure_residuals(
     numerators, denominators = sums[:n], sums[n : 2 * n]
     patterns = sums[2 * n :].reshape(2, size, size)
     corners = image.grid.corners_px(scan.positions_px, size)
-    object_image = torch.as_tensor(image.object, device=device)
+    slices = torch.as_tensor(image.object[None] if image.slices is None else image.slices, device=device)
+    between = slice_flight(image.slice_spacing_m, scan.geometry, size, device)
     background = 0.0 if image.background is None else torch.as_tensor(image.background, device=device)
     modes = torch.as_tensor(probe, device=device)
     propagator = Propagator.of(scan.geometry, size, device)
@@ -67,9 +68,8 @@ def measure_residuals(
         indices = owned[start : start + batch_size]
         counts = torch.as_tensor(scan.frames.read(indices).astype(np.float32), device=device)
         windows = Windows.at(torch.as_tensor(corners[indices], device=device), size, image.grid.shape)
-        patches = extract_patches(object_image, windows)
-        light = _light(image, modes, indices)
-        expected = propagator.to_file_order(expected_counts(light, patches, propagator)) + background
+        *_, exit_waves = traverse(_light(image, modes, indices), slices, windows, between)[-1]
+        expected = propagator.to_file_order(intensity(propagator.forward(exit_waves))) + background
         amplitude = counts.sqrt() * weight
         difference = expected.sqrt() * weight - amplitude
         numerators[indices] = difference.abs().sum((-2, -1)).double().cpu().numpy()

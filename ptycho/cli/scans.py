@@ -77,14 +77,12 @@ def convert(
     Whatever a job's [data] can say about a scan can be said here: --set mask=bad.npy --set energy_eV=8000
     """
     from ptycho.data.convert import WRITERS, convert_scan
-    from ptycho.data.formats.trial import try_apart
     from ptycho.jobs.resolve import stated_data
 
     if layout not in WRITERS:
         raise RequestError(f"--format {layout}: must be one of {', '.join(WRITERS)}.")
     _refuse_existing(output, force)
     data = stated_data(source, [*(said or ()), *([] if crop_px is None else [f"crop_px={crop_px}"])])
-    try_apart(source, data.read)
     done = convert_scan(
         source,
         output,
@@ -133,21 +131,21 @@ def inspect(
 
     Also what its reader had to assume: read it before believing an image.
     """
+    from ptycho.data.formats import files_of
     from ptycho.data.formats.contents import look_into
-    from ptycho.data.formats.start import is_start, read_start
-    from ptycho.data.formats.trial import try_apart
+    from ptycho.data.formats.start import start_in
+    from ptycho.data.trial import try_apart
     from ptycho.jobs.resolve import open_job_scan, stated_data
 
     data = stated_data(source, said or ())
-    try_apart(source, data.read)
-    contents = look_into(source)
-    if is_start(contents):
-        _show(_start_facts(source, read_start(source)), as_json)
+    try_apart(files_of(source, data.read), lambda: start_in(source))
+    if (start := start_in(source)) is not None:
+        _show(_start_facts(source, start), as_json)
         if not as_json:
             next_step(f'in a job\'s [data]: start = "{source}"')
         return
     scan = open_job_scan(data)
-    facts = {"format": _format_name(contents, data.read.keys is not None), **_facts(scan)}
+    facts = {"format": _format_name(look_into(source), data.read.keys is not None), **_facts(scan)}
     if picture:
         import_module("ptycho.report.figures").draw_scan(scan, picture)
     _show(facts, as_json)

@@ -77,21 +77,33 @@ def warn_of(broken: Sequence[SeriesScan], total: int) -> None:
             typer.echo(f"  {scan.name}: {scan.error}", err=True)
 
 
-def check_series(spec: JobSpec, path: Path, overrides: Sequence[str], *, everything: bool, as_json: bool) -> None:
-    """Check every scan, and show the values of the first that can be read. Raises DataError when one cannot be read."""
+def check_series(
+    spec: JobSpec, path: Path, overrides: Sequence[str], *, everything: bool, axes: bool, as_json: bool
+) -> None:
+    """Check every scan; show the values of the first that can be read, and which way its axes run.
+
+    Raises DataError when one cannot be read.
+    """
+    from ptycho.cli.axes import axes_facts, compare_axes, say_axes
     from ptycho.cli.specs import show_values, values_of
     from ptycho.jobs.new_series import resolve_series
+    from ptycho.jobs.resolve import open_job_scan
 
     resolved = resolve_series(spec)
     job = resolved.first_job
+    verdict = compare_axes(open_job_scan(job.data)) if axes else None
     if as_json:
         values = {key: {"value": value, "source": job.sources[key]} for key, value in values_of(job).items()}
         scans = [asdict(scan) for scan in resolved.scans]
         training = None if resolved.training is None else str(resolved.training.data.scan)
-        show_json({"name": resolved.name, "engine": job.engine, "scans": scans, "train": training, "values": values})
+        found = {"scans": scans, "train": training, "axes": axes_facts(verdict, job.data), "values": values}
+        show_json({"name": resolved.name, "engine": job.engine, **found})
         return
     show_values(job, everything=everything)
     say()
+    if verdict is not None:
+        say(f"Of {job.data.scan}, the first scan:")
+        say_axes(verdict, job.data)
     trained = "" if resolved.training is None else f", after a training on {resolved.training.data.scan}"
     say(
         f"{counted(len(resolved.jobs), 'run')}, {counted(job.resources.n_ranks, 'rank')} each"

@@ -118,13 +118,16 @@ def check(
     everything: Annotated[bool, typer.Option("--all", help="Show the values that are defaults too.")] = False,
     axes: Annotated[
         bool,
-        typer.Option("--axes", help="Reconstruct a few frames with all eight axes of the positions, and compare."),
-    ] = False,
+        typer.Option(
+            "--axes/--no-axes",
+            help="Whether to compare all eight axes of the positions on a few frames, a matter of seconds.",
+        ),
+    ] = True,
     as_json: AsJson = False,
 ) -> None:
     """Check a job spec and its scan.
 
-    Shows every value with its source, and starts nothing.
+    Shows every value with its source, compares the scan's axes, and starts nothing.
     """
     from ptycho.jobs.resolve_inside import resolve_anywhere
     from ptycho.jobs.spec import load_spec
@@ -133,11 +136,11 @@ def check(
     if loaded.is_series:
         from ptycho.cli.series import check_series
 
-        check_series(loaded, spec, overrides or (), everything=everything, as_json=as_json)
+        check_series(loaded, spec, overrides or (), everything=everything, axes=axes, as_json=as_json)
         return
     job, scan = resolve_anywhere(loaded)
     shown = values_of(job)
-    verdict = compare_axes(scan) if axes else None
+    verdict = compare_axes(scan) if axes and job.data.scan is not None else None
     if as_json:
         show_json(
             {
@@ -147,7 +150,7 @@ def check(
                 "n_ranks": job.resources.n_ranks,
                 "scan": {"path": str(scan.path), "n_positions": scan.n_positions, "patch_size": scan.patch_size},
                 "assumptions": list(scan.assumptions),
-                "axes": None if verdict is None else axes_facts(verdict, job),
+                "axes": axes_facts(verdict, job.data),
                 "values": {path: {"value": value, "source": job.sources[path]} for path, value in shown.items()},
             }
         )
@@ -155,7 +158,7 @@ def check(
     show_values(job, everything=everything)
     _describe(job, scan)
     if verdict is not None:
-        say_axes(verdict, job)
+        say_axes(verdict, job.data)
     next_step(f"ptycho run {spec}" + "".join(f" --set {override}" for override in overrides or ()))
 
 

@@ -51,14 +51,14 @@ class ModelConfig:
         'Name of the generator; "linear": none, the linear inverse of the forward model, which needs no training.',
     )
     fno_modes: Count = option(12, "Fourier modes kept by Fourier neural operators.")
-    fno_width: Count = option(32, "Channels of Fourier neural operators.")
+    fno_width: Count = option(32, "Channels of Fourier neural operators; max_hidden_channels limits them too.")
     fno_blocks: Count = option(4, "Spectral blocks of Fourier neural operators.")
-    fno_cnn_blocks: CountOrZero = option(2, "Convolution blocks after the spectral ones.")
+    fno_cnn_blocks: CountOrZero = option(2, 'Convolution blocks after the spectral ones; "fno_vanilla" has none.')
     learned_input_channels: Count = option(1, "Channels that a learned input layer makes of each pattern.")
     max_hidden_channels: Count | None = option(None, "Upper limit of the number of channels; unset: none.")
     resnet_width: Count | None = option(None, "Channels of residual blocks; unset: as the architecture has it.")
     fno_input_transform: Literal["none", "sqrt", "log1p", "instancenorm"] = option(
-        "none", "What is done to the input of Fourier neural operators."
+        "none", "What is done to the features that Fourier neural operators see, each with its sign."
     )
     generator_output_mode: Literal["real_imag", "amp_phase_logits", "amp_phase"] = option(
         "real_imag", "How the network expresses a complex patch."

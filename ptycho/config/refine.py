@@ -21,12 +21,12 @@ _MPIE_EVERY = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RefineConfig:
-    """How an iterative engine improves object and probe. Defaults were measured with benchmarks/refine_speed.py.
+    """How an iterative engine improves object and probe. Defaults were measured with benchmarks/engines.py.
 
     engine:        "rpie" (Maiden, Johnson & Li 2017), "epie" (Maiden & Rodenburg 2009: alpha = probe_alpha = 1),
                    "mpie" (rpie with momentum after every few batches), "lsqml" (Odstrcil et al. 2018), "dm" (Thibault
-                   et al. 2009), "raar" (Luke 2005), "gradient" (Adam or L-BFGS), "auto" (mpie; rpie
-                   where there is less than a photon per pixel), "none"
+                   et al. 2009), "raar" (Luke 2005), "gradient" (Adam or L-BFGS), "auto" (mpie; lsqml
+                   for thick objects; rpie where there is less than a photon per pixel), "none"
     epochs:        sweeps over all frames; the steps are annealed towards the last one
     batch_size:    frames updated at once, over all ranks; None: a 32nd of the scan, at least 32, at most an eighth.
                    Larger batches need fewer passes over a large object image; batches whose windows overlap much
@@ -45,6 +45,8 @@ class RefineConfig:
     likelihood:    what the gradient engine minimises: the "poisson" deviance of the counts or that of the "amplitude"
     optimizer:     of the gradient engine: "adam" moves after each batch, "lbfgs" once an epoch on all frames
     learning_rate: Adam's step in the object, whose vacuum is 1, and in the probe relative to its mean
+    slices:        slices of a thick object, through which light flies in turn; 1 is a thin object. Not for dm, raar
+    slice_spacing_m: distance from one slice to the next
     memory_limit_mb: largest size of the measured frames kept in memory, per rank; larger scans are read from the file
                    chunk by chunk in every epoch; None: all that this machine has free
     update_probe:  whether the probe is refined at all
@@ -84,6 +86,8 @@ class RefineConfig:
     likelihood: Likelihood = "amplitude"
     optimizer: Optimizer = "adam"
     learning_rate: float = 0.02
+    slices: int = 1
+    slice_spacing_m: float | None = None
     memory_limit_mb: float | None = None
     update_probe: bool = True
     probe_start_epoch: int = 1
@@ -123,6 +127,14 @@ class RefineConfig:
                 self.memory_limit_mb is None or self.memory_limit_mb > 0,
                 "above 0",
             ),
+            *_out_of("slices", self.slices, 1 <= self.slices <= 64, "between 1 and 64"),
+            *_out_of(
+                "slice_spacing_m",
+                self.slice_spacing_m,
+                self.slice_spacing_m is None or 0 < self.slice_spacing_m <= 1,
+                "above 0 and at most 1",
+            ),
+            *self._slice_contradictions(),
             *_out_of("batch_size", self.batch_size, self.batch_size is None or self.batch_size >= 1, "at least 1"),
             *_out_of("alpha", self.alpha, self.alpha is None or 0 < self.alpha <= 1, "above 0 and at most 1"),
             *_out_of("probe_alpha", self.probe_alpha, 0 < self.probe_alpha <= 1, "above 0 and at most 1"),
@@ -142,6 +154,19 @@ class RefineConfig:
         ]
         if problems:
             raise ValueError("; ".join(problems))
+
+    def _slice_contradictions(self) -> list[str]:
+        if self.slices <= 1:
+            return []
+        found = []
+        if self.slice_spacing_m is None:
+            found.append(f"slices = {self.slices}: needs slice_spacing_m, the distance from one slice to the next")
+        if self.engine in ("dm", "raar"):
+            found.append(
+                f'slices = {self.slices}: engine "{self.engine}" projects onto one thin object;'
+                ' choose "mpie", "rpie", "lsqml" or "gradient"'
+            )
+        return found
 
     @property
     def moves_positions(self) -> bool:

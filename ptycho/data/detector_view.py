@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ class DetectorView:
     centre_px: (y, x) of the pixel around which the square was cut
     size:      side of the square
     axes:      how the square was turned
+    dark:      (y, x) of the detector in counts: the dark signal that the file records and that no frame is free of yet
     """
 
     shape: tuple[int, int]
@@ -28,6 +29,7 @@ class DetectorView:
     centre_px: tuple[int, int]
     size: int
     axes: Axes = "yx"
+    dark: NDArray[np.float32] | None = field(default=None, compare=False)
 
     def see(self, image: NDArray[Any]) -> NDArray[Any]:
         """The image (size, size) as the frames show it, of an image of the detector; 0 beyond its edges."""

@@ -17,7 +17,28 @@ BLOCK_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
-class CheckedFrames:
+class FramesView:
+    """Frames that are changed as they are read; what a view does not say of itself is as in the frames within."""
+
+    frames: Frames
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(position, y, x)."""
+        return self.frames.shape
+
+    @property
+    def dtype(self) -> np.dtype[np.generic]:
+        """The type of the counts that are read."""
+        return self.frames.dtype
+
+    def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
+        """Counts (len(indices), y, x); see `Frames.read`."""
+        return self.frames.read(indices)
+
+
+@dataclass(frozen=True)
+class CheckedFrames(FramesView):
     """Frames whose counts are finite and not negative; bad pixels read as 0.
 
     source: the file's name, for messages
@@ -25,17 +46,8 @@ class CheckedFrames:
             integer, so what a bad pixel holds is never looked at.
     """
 
-    frames: Frames
     source: str
     mask: NDArray[np.bool_] | None = None
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.frames.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         counts: NDArray[Any] = self.frames.read(indices)
@@ -60,19 +72,14 @@ class CheckedFrames:
 
 
 @dataclass(frozen=True)
-class CroppedFrames:
+class CroppedFrames(FramesView):
     """The central `size` × `size` pixels of each frame; zero frequency stays at index size // 2."""
 
-    frames: Frames
     size: int
 
     @property
     def shape(self) -> tuple[int, int, int]:
         return self.frames.shape[0], self.size, self.size
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         rows, columns = (central(length, self.size) for length in self.frames.shape[1:])
@@ -81,10 +88,9 @@ class CroppedFrames:
 
 
 @dataclass(frozen=True)
-class WindowFrames:
+class WindowFrames(FramesView):
     """The size × size pixels around a detector pixel (y, x), which comes to index size // 2; 0 beyond the detector."""
 
-    frames: Frames
     centre_px: tuple[int, int]
     size: int
 
@@ -92,50 +98,27 @@ class WindowFrames:
     def shape(self) -> tuple[int, int, int]:
         return self.frames.shape[0], self.size, self.size
 
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
-
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         return window(self.frames.read(indices), self.centre_px, self.size)
 
 
 @dataclass(frozen=True)
-class CentredFrames:
+class CentredFrames(FramesView):
     """Frames stored with zero frequency at [0, 0], read with zero frequency at index N // 2."""
-
-    frames: Frames
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.frames.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         return np.fft.fftshift(self.frames.read(indices), axes=(1, 2))
 
 
 @dataclass(frozen=True)
-class SquaredFrames:
+class SquaredFrames(FramesView):
     """Counts of frames that are stored as amplitudes: scale · amplitude².
 
     whole: the amplitudes are square roots of whole counts, so the rounding of the root is undone
     """
 
-    frames: Frames
     scale: float = 1.0
     whole: bool = False
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.frames.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         amplitude: NDArray[Any] = self.frames.read(indices)
@@ -148,18 +131,13 @@ class SquaredFrames:
 
 
 @dataclass(frozen=True)
-class DarkFrames:
+class DarkFrames(FramesView):
     """Counts without the detector's dark signal (y, x); what falls below 0 is 0.
 
     Whole counts stay whole where the dark signal is.
     """
 
-    frames: Frames
     dark: NDArray[np.float32]
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.frames.shape
 
     @property
     def dtype(self) -> np.dtype[np.generic]:
@@ -173,19 +151,10 @@ class DarkFrames:
 
 
 @dataclass(frozen=True)
-class ThresholdFrames:
+class ThresholdFrames(FramesView):
     """Counts of which those below `least` read as 0: the noise of a detector that does not count photons."""
 
-    frames: Frames
     least: float
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.frames.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         counts: NDArray[Any] = self.frames.read(indices)
@@ -193,13 +162,12 @@ class ThresholdFrames:
 
 
 @dataclass(frozen=True)
-class BinnedFrames:
+class BinnedFrames(FramesView):
     """Sums over factor × factor pixels; the bin with zero frequency is index N // 2 of the smaller frames.
 
     Whole counts are summed in 64 bits and kept in at least 32, so that no sum runs over.
     """
 
-    frames: Frames
     factor: int
 
     @property

@@ -6,6 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from ptycho.data.sharding import hilbert_order
+
+# A group that covers is made from this many times its size of nearest positions: enough to find positions that no
+# earlier group has, near enough to overlap.
+_COVER_POOL = 3
+
 
 def nearest_groups(positions_px: NDArray[np.float64], group_size: int, neighbor_count: int) -> NDArray[np.int64]:
     """One group for each position: itself first, then its nearest neighbours, (position, group_size) scan indices.
@@ -15,6 +21,27 @@ def nearest_groups(positions_px: NDArray[np.float64], group_size: int, neighbor_
     """
     neighbours = _neighbours(positions_px, group_size, neighbor_count)
     return neighbours[:, :group_size]
+
+
+def covering_groups(positions_px: NDArray[np.float64], group_size: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """About as few groups as hold every position: scan indices and which of them are new, (group, group_size) both.
+
+    Every position is new in one group. Groups follow the Hilbert curve; each takes a position that none has had and its
+    nearest ones, those first that are new as well. They depend on the positions alone, so ranks that share the work
+    make the same ones. Raises ValueError when the scan has fewer positions than a group takes.
+    """
+    near = _neighbours(positions_px, group_size, max(1, _COVER_POOL * group_size - 1))
+    is_covered = np.zeros(len(positions_px), np.bool_)
+    groups, news = [], []
+    for centre in hilbert_order(positions_px):
+        if is_covered[centre]:
+            continue
+        is_new = ~is_covered[near[centre]]
+        chosen = np.argsort(~is_new, kind="stable")[:group_size]
+        groups.append(near[centre, chosen])
+        news.append(is_new[chosen])
+        is_covered[groups[-1]] = True
+    return np.array(groups), np.array(news)
 
 
 def sample_groups(

@@ -16,7 +16,7 @@ from ptycho.data.scan import Scan
 from ptycho.errors import DataError
 
 # What only some stages find; each under its own name in the file.
-_OPTIONAL = ("positions_px", "background", "variations")
+_OPTIONAL = ("slices", "slice_spacing_m", "positions_px", "background", "variations")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +26,8 @@ class ObjectImage:
     object:   (y, x) complex64 transmission on `grid`
     coverage: (y, x) float32, summed weight of the light that each pixel saw; 0 where nothing was measured
     probe:    (mode, y, x) complex64, sqrt(photons), or None when the stage did not touch it
+    slices:   (slice, y, x) complex64 of a thick object, upstream first; `object` is their product. None: a thin one
+    slice_spacing_m: distance from one slice to the next
     per_frame: named values of each frame, (position, …), such as "confidence"
     positions_px: (position, 2) float64, where the stage moved frames to; None: as the scan records them
     background: (y, x) float32 counts that belong to no wave, as files store patterns, or None
@@ -38,6 +40,8 @@ class ObjectImage:
     grid: ObjectGrid
     probe: NDArray[np.complex64] | None = None
     per_frame: dict[str, NDArray[Any]] = field(default_factory=dict)
+    slices: NDArray[np.complex64] | None = None
+    slice_spacing_m: float | None = None
     positions_px: NDArray[np.float64] | None = None
     background: NDArray[np.float32] | None = None
     variations: NDArray[np.complex64] | None = None
@@ -60,15 +64,26 @@ class ObjectImage:
         start = np.rint(offset).astype(int)
         if np.abs(offset - start).max() > 1e-6:
             raise ValueError(f"the grids' origins differ by {offset} pixels, which is no whole number")
-        image = np.ones(grid.shape, np.complex64)
-        light = np.zeros(grid.shape, np.float32)
-        target = tuple(
+        rows, columns = (
             slice(max(0, low), max(0, min(size, low + own)))
             for low, own, size in zip(start, self.grid.shape, grid.shape, strict=True)
         )
-        source = tuple(slice(part.start - low, part.stop - low) for part, low in zip(target, start, strict=True))
-        image[target], light[target] = self.object[source], self.coverage[source]
-        return replace(self, object=image, coverage=light, grid=grid)
+        from_rows, from_columns = (
+            slice(at.start - low, at.stop - low) for at, low in zip((rows, columns), start, strict=True)
+        )
+
+        def placed(values: NDArray[Any], outside: float) -> NDArray[Any]:
+            result = np.full((*values.shape[:-2], *grid.shape), outside, values.dtype)
+            result[..., rows, columns] = values[..., from_rows, from_columns]
+            return result
+
+        return replace(
+            self,
+            object=placed(self.object, 1),
+            coverage=placed(self.coverage, 0),
+            slices=None if self.slices is None else placed(self.slices, 1),
+            grid=grid,
+        )
 
 
 def write_image(image: ObjectImage, path: Path) -> None:
@@ -102,20 +117,3 @@ def read_image(path: Path) -> ObjectImage:
             )
     except (OSError, KeyError) as error:
         raise DataError(f"{path} holds no object image ({error}); resume the run so that it is made again.") from error
-
-
-def cut_to(image: ObjectImage, grid: ObjectGrid) -> NDArray[np.complex64]:
-    """The object (y, x) complex64 on another grid, whole pixels away; 1, vacuum, where the image does not reach.
-
-    Raises ValueError when the grids are a part of a pixel apart, which only resampling could bridge.
-    """
-    offset = np.subtract(image.grid.origin_px, grid.origin_px)
-    top, left = np.rint(offset).astype(int)
-    if np.abs(offset - (top, left)).max() > 1e-6:
-        raise ValueError(f"the grids are {offset} pixels apart; only whole pixels can be cut without resampling")
-    result = np.ones(grid.shape, np.complex64)
-    height, width = image.object.shape
-    rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
-    there = result[rows, columns]
-    there[:] = image.object[max(-top, 0) :, max(-left, 0) :][: there.shape[0], : there.shape[1]]
-    return result

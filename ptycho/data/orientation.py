@@ -12,10 +12,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.scan import Frames, Scan
+from ptycho.data.frames import FramesView
+from ptycho.data.scan import Scan
 
 Axes = Literal["yx", "-yx", "y-x", "-y-x", "xy", "-xy", "x-y", "-x-y"]
 ALL_AXES: tuple[Axes, ...] = get_args(Axes)
+# Axes are told apart when one leaves less than this part of the other's residual; noise changes it by a few per cent.
+CLEARLY = 0.85
 
 
 def turned_positions(positions: NDArray[np.float64], axes: Axes) -> NDArray[np.float64]:
@@ -44,20 +47,16 @@ def turned_images(images: NDArray[Any], axes: Axes) -> NDArray[Any]:
     return turned
 
 
+def inverse(axes: Axes) -> Axes:
+    """The axes that undo `axes`."""
+    return next(other for other in ALL_AXES if composed(axes, other) == "yx")
+
+
 @dataclass(frozen=True)
-class TurnedFrames:
+class TurnedFrames(FramesView):
     """Frames in other axes, turned as they are read."""
 
-    frames: Frames
     axes: Axes
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return self.frames.shape
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         return np.ascontiguousarray(turned_images(self.frames.read(indices), self.axes))
@@ -100,22 +99,40 @@ class AxesVerdict:
 
     n_frames:  how many frames were reconstructed
     r_factors: R-factor after a few epochs for each orientation of the positions, relative to how they are read now
-    best:      the orientation that explains the frames best
-    is_likely_wrong: whether it does so clearly better than the present one
     """
 
     n_frames: int
     r_factors: dict[Axes, float]
-    best: Axes
-    is_likely_wrong: bool
+
+    @property
+    def best(self) -> Axes:
+        """The orientation that explains the frames best."""
+        return min(self.r_factors, key=self.r_factors.__getitem__)
+
+    @property
+    def is_likely_wrong(self) -> bool:
+        """Whether other axes than the present ones explain the frames clearly better."""
+        return self.r_factors[self.best] < CLEARLY * self.r_factors["yx"]
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether no other axes explain them nearly as well; minus both axes, the twin, is not asked."""
+        others = (self.r_factors[axes] for axes in ALL_AXES if axes not in ("yx", "-y-x"))
+        return self.best in ("yx", "-y-x") and self.r_factors["yx"] < CLEARLY * min(others)
 
     @property
     def sentence(self) -> str:
         """The verdict in words."""
         now, least = self.r_factors["yx"], self.r_factors[self.best]
         if self.is_likely_wrong:
-            return f"the positions as they are read leave an R-factor of {now:.3f}, others {least:.3f}"
-        return f"the positions as they are read leave an R-factor of {now:.3f}; no other axes leave clearly less"
+            return f"as the positions are read they leave an R-factor of {now:.3f}, in other axes {least:.3f}"
+        if self.is_confirmed:
+            return f"right: an R-factor of {now:.3f}, and clearly more in other axes"
+        return f"these frames cannot tell; all axes leave nearly the same R-factor ({least:.3f} to {self._most:.3f})"
+
+    @property
+    def _most(self) -> float:
+        return max(self.r_factors.values())
 
 
 def _parsed(axes: Axes) -> list[tuple[int, str]]:

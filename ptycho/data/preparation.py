@@ -25,6 +25,7 @@ from ptycho.data.frames import (
 )
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import Frames, Scan, Truth
+from ptycho.data.trial import try_apart
 from ptycho.errors import DataError
 
 
@@ -43,7 +44,8 @@ def prepare(
 
     mask_path: NPY or HDF5 (dataset "mask") with the good pixels (y, x) True, beside the scan's own mask; of the frames
                or of the whole detector
-    dark_path: NPY or HDF5 (dataset "dark") with the detector's dark signal (y, x), which is taken off every frame
+    dark_path: NPY or HDF5 (dataset "dark") with the detector's dark signal (y, x), which is taken off every frame;
+               without it, the one that the scan's own file records, if any
     threshold_counts:  counts below read as 0
     saturation_counts: mask pixels that reach this count in any frame; reads every frame once
     bin_px:    take this many pixels along each side as one. The object pixel stays, the field of view shrinks
@@ -55,9 +57,7 @@ def prepare(
     """
     if mask_path is not None:
         scan = masked(scan, read_mask(mask_path, scan))
-    if dark_path is not None:
-        scan = _uncovered(scan, lambda frames: DarkFrames(frames, read_dark(dark_path, scan)))
-        scan = _noted(scan, f"The dark signal in {dark_path.name} was taken off every frame.")
+    scan = _without_dark(scan, dark_path)
     if threshold_counts is not None:
         scan = _uncovered(scan, lambda frames: ThresholdFrames(frames, threshold_counts))
         scan = _noted(scan, f"Counts below {threshold_counts:g} were set to 0.")
@@ -70,6 +70,22 @@ def prepare(
     if crop_px is not None:
         scan = crop(scan, crop_px)
     return scan if pad_px is None else pad(scan, pad_px)
+
+
+def _without_dark(scan: Scan, path: Path | None) -> Scan:
+    """The scan without the dark signal in the file at `path`, or else without the one that it records itself."""
+    view = scan.detector
+    own = None if view is None else view.dark
+    if path is not None:
+        dark, note = read_dark(path, scan), f"The dark signal in {path.name} was taken off every frame"
+        note += "." if own is None else ", and not the one that the scan's own file records."
+    elif view is not None and own is not None:
+        dark = _finite_dark(view.see(own), scan, f"{scan.path or scan.name}: the dark signal that it records")
+        note = "The dark signal that the scan's own file records was taken off every frame."
+    else:
+        return scan
+    scan = _uncovered(scan, lambda frames: DarkFrames(frames, dark))
+    return _noted(replace(scan, detector=None if view is None else replace(view, dark=None)), note)
 
 
 def _uncovered(scan: Scan, change: Callable[[Frames], Frames]) -> Scan:
@@ -250,13 +266,23 @@ def read_dark(path: Path, scan: Scan) -> NDArray[np.float32]:
     if values.dtype.kind not in "uif":
         raise DataError(f"{path}: dark signal of type {values.dtype}; it must be real numbers.")
     dark = np.asarray(_on_frames(path, "dark", values.astype(np.float32), scan))
+    return _finite_dark(dark, scan, f"{path}: the dark signal")
+
+
+def _finite_dark(dark: NDArray[np.float32], scan: Scan, what: str) -> NDArray[np.float32]:
     if not np.isfinite(dark if scan.mask is None else dark[scan.mask]).all():
-        raise DataError(f"{path}: the dark signal is not finite everywhere; mask those pixels first (data.mask).")
-    return np.asarray(np.nan_to_num(dark), dtype=np.float32)
+        raise DataError(f"{what} is not finite everywhere; mask those pixels first (data.mask).")
+    return np.asarray(np.where(np.isfinite(dark), dark, 0), dtype=np.float32)
 
 
 def _read_image(path: Path, name: str, scan: Scan) -> NDArray[Any]:
     """An image (y, x) of the detector or of the frames, or the mean of several (n, y, x)."""
+    try_apart([path], lambda: _stored_image(path, name, scan))
+    values = _stored_image(path, name, scan)
+    return values.mean(axis=0) if values.ndim == 3 and name == "dark" else values
+
+
+def _stored_image(path: Path, name: str, scan: Scan) -> NDArray[Any]:
     try:
         if h5py.is_hdf5(path):
             with h5py.File(path, "r", locking="best-effort") as file:
@@ -274,7 +300,7 @@ def _read_image(path: Path, name: str, scan: Scan) -> NDArray[Any]:
             values = np.array(values)
     except (OSError, ValueError, EOFError, RuntimeError, KeyError, TypeError) as error:
         raise DataError(f"{path} cannot be read as a {name} ({error}); give an NPY or HDF5 file.") from error
-    return values.mean(axis=0) if values.ndim == 3 and name == "dark" else np.asarray(values)
+    return np.asarray(values)
 
 
 def _refuse_large(path: Path, name: str, shape: tuple[int, ...] | None, scan: Scan) -> None:

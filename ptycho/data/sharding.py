@@ -8,7 +8,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial import cKDTree
 
 # Cells on each side of the square that the Hilbert curve fills: finer than any scan has positions.
 _HILBERT_BITS = 16
@@ -57,6 +56,9 @@ def shard_bounds(n: int, rank: int, size: int) -> tuple[int, int]:
 
 def shard_scan(positions_px: NDArray[np.float64], rank: int, size: int, reach_px: float) -> Shard:
     """The shard of one rank: a contiguous piece of the Hilbert curve, and the foreign frames within reach of it."""
+    # 25 MB that a job without a network does without.
+    from scipy.spatial import cKDTree
+
     start, stop = shard_bounds(len(positions_px), rank, size)
     owned = hilbert_order(positions_px)[start:stop]
     if size == 1 or not len(owned):
@@ -122,6 +124,8 @@ def split_by_region(
                one, would let the network see light that validation is judged on, and belong to neither
     Validation is empty when the scan is too small to leave at least half of its positions for training.
     """
+    from scipy.spatial import cKDTree
+
     n = len(positions_px)
     everything = np.arange(n, dtype=np.int64)
     wanted = math.floor(n * fraction)

@@ -7,24 +7,20 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.scan import Frames, Scan
+from ptycho.data.frames import FramesView
+from ptycho.data.scan import Scan
 
 
 @dataclass(frozen=True)
-class SubsetFrames:
+class SubsetFrames(FramesView):
     """Some of the frames of a scan, still lazy: frame i is frame `chosen[i]` of the whole."""
 
-    frames: Frames
     chosen: NDArray[np.int64]
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """(position, y, x)."""
         return len(self.chosen), self.frames.shape[1], self.frames.shape[2]
-
-    @property
-    def dtype(self) -> np.dtype[np.generic]:
-        return self.frames.dtype
 
     def read(self, indices: NDArray[np.int64]) -> NDArray[np.generic]:
         """Counts (len(indices), y, x); see `Frames.read`."""

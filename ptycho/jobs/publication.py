@@ -126,15 +126,17 @@ def _product(
     network = {} if findings.network is None else findings.network.per_frame
     return Product(
         name=job.name,
-        object=image.object,
+        object=image.object if image.slices is None else image.slices,
         grid=image.grid,
         probe=image.probe,
+        layer_spacing_m=None if image.slices is None else np.full(len(image.slices) - 1, image.slice_spacing_m or 0.0),
         positions_px=scan.positions_px,
         geometry=scan.geometry,
         losses=np.array(_column(rows, "refine", "r_factor")),
         photons_per_frame=float((np.abs(image.probe) ** 2).sum()),
         comments="reconstructed by ptychopinn",
         extras={
+            **({} if image.slices is None else {"object_product": image.object}),
             "coverage": image.coverage,
             "frame_r_factor": findings.frame_r_factor,
             **{f"frame_{key}": values for key, values in image.per_frame.items()},
@@ -202,6 +204,8 @@ def _figures(scan: Scan, findings: Findings, rows: list[dict[str, object]]) -> l
         ReportFigure.standard("object_amplitude", draw.object_amplitude(image.object, region, pixel_m)),
         ReportFigure.standard("probe_modes", draw.probe_modes(image.probe, pixel_m)),
     ]
+    if image.slices is not None:
+        made.insert(2, ReportFigure.standard("slice_phases", draw.slice_phases(image.slices, region, pixel_m)))
     if findings.truth is not None:
         compared = draw.truth_comparison(findings.truth.aligned, findings.truth.truth, findings.truth.region, pixel_m)
         made.append(ReportFigure.standard("truth_comparison", compared))

@@ -75,8 +75,10 @@ def agreed(flag: StopFlag, ranks: Ranks) -> Callable[[], bool]:
     def should_stop() -> bool:
         asked = np.array([flag.is_set], dtype=np.float32)
         ranks.all_sum(asked)
-        if asked[0] > 0:
+        stops = bool(asked[0] > 0)
+        if stops:
             flag.set("another rank was asked to stop")
-        return flag.is_set
+        # Not the flag itself: a signal may have set it since, which the others have not counted.
+        return stops
 
     return should_stop

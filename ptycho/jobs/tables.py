@@ -101,7 +101,7 @@ class DataTable:
         Axes | None,
         Field(
             description='How positions are to be turned: "-yx" lets y run backwards, "xy" swaps y and x.'
-            ' Unset: as they are. "ptycho check --axes" finds the right one.'
+            ' Unset: as they are. "ptycho check" finds the right one.'
         ),
     ] = None
     beam_centre_px: Annotated[
@@ -115,7 +115,11 @@ class DataTable:
         str | None, Field(description="A file with the good detector pixels (true), beside the scan's own mask.")
     ] = None
     dark: Annotated[
-        str | None, Field(description="A file with the detector's dark signal, which is taken off every frame.")
+        str | None,
+        Field(
+            description="A file with the detector's dark signal, which is taken off every frame. Unset: the one that"
+            " the scan's file records, if any."
+        ),
     ] = None
     threshold_counts: Annotated[float | None, Field(gt=0, description="Counts below this read as 0.")] = None
     saturation_counts: Annotated[

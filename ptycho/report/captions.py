@@ -13,6 +13,11 @@ CAPTIONS: dict[str, tuple[str, str]] = {
         "Object amplitude",
         "Part of the wave's amplitude that the sample lets through: 1 is vacuum, darker absorbs more.",
     ),
+    "slice_phases": (
+        "Slices",
+        "Phase that each slice of the thick object adds, the one that the light meets first at the left; slow phase,"
+        " which hardly changes on the way between them, may be shared out among slices in any way.",
+    ),
     "probe_modes": (
         "Probe",
         "The wave that lit the sample: hue is its phase, brightness its amplitude; modes add their intensities.",

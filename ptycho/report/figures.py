@@ -80,6 +80,18 @@ def object_amplitude(image: NDArray[np.complexfloating], region: Region, pixel_m
 
 
 @styled
+def slice_phases(slices: NDArray[np.complexfloating], region: Region, pixel_m: Pixel | None = None) -> bytes:
+    """Phases of the slices (slice, y, x) in the scanned region, their ramps taken out; of many, six evenly chosen."""
+    chosen = np.unique(np.linspace(0, len(slices) - 1, 6).round().astype(int))
+    figure, panels = new_figure(len(chosen), 3.9, 3.3)
+    for number, axes in zip(chosen, panels, strict=True):
+        phase, color_map, limits = shown_phase(remove_ramp(slices[number], region).image, region)
+        show(figure, axes, phase, region, pixel_m, color_map, limits, "Phase (rad)")
+        axes.set_title(f"Slice {number + 1} of {len(slices)}")
+    return png(figure)
+
+
+@styled
 def probe_modes(probe: NDArray[np.complexfloating], pixel_m: Pixel | None = None) -> bytes:
     """The probe's modes (mode, y, x): hue is the phase, brightness the amplitude, each mode to its own maximum."""
     n_shown = min(len(probe), 6)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ptycho.config.config import PyTorchExecutionConfig, TrainingConfig
 from ptycho.config.refine import RefineConfig
 from ptycho.data.grid import ObjectGrid
-from ptycho.data.image import ObjectImage, cut_to
+from ptycho.data.image import ObjectImage
 from ptycho.data.scan import Scan, Truth
 from ptycho.data.subset import subset
 from ptycho.errors import ModelError, RequestError
@@ -91,7 +91,7 @@ def image_for_client(found: ScanPatches, grid: ObjectGrid, device: torch.device)
     image = stitch(found, ranks, device, on_message=lambda text: log.warning("%s", text))
     if n_epochs:
         image = _refined(found.scan, image, n_epochs, device)
-    return cut_to(image, grid)
+    return image.on(grid).object
 
 
 def refine_epochs() -> int:

@@ -29,7 +29,7 @@ from ptycho.parallel import Ranks
 from ptycho_torch.engines.problem import Problem
 
 if TYPE_CHECKING:
-    from ptycho_torch.engines.estimate import Chunk, Estimate
+    from ptycho_torch.engines.estimate import Estimate, Trace
 
 
 class Correction:
@@ -42,8 +42,8 @@ class Correction:
         """The probe (mode, y, x) or (position, mode, y, x) of the frames at `rows`."""
         return probe
 
-    def see(self, chunk: Chunk, change: Tensor) -> None:
-        """Gather from a chunk and what the modulus projection adds to its exit waves (position, mode, y, x)."""
+    def see(self, trace: Trace) -> None:
+        """Gather from a chunk and what the modulus projection adds to its waves, on each slice, the last one first."""
 
     def end_epoch(self, estimate: Estimate, ranks: Ranks, epoch: int, step: float) -> None:
         """Move what was gathered. step: part of the full step that annealing left. Every rank must call it."""
@@ -70,20 +70,29 @@ class Correction:
 
 def corrections_of(config: RefineConfig, problem: Problem, probe: Tensor) -> tuple[Correction, ...]:
     """The corrections that the options ask for, in the order in which they act."""
-    # Each of these modules imports the class above.
-    from ptycho_torch.engines.constraints import Constraints
-    from ptycho_torch.engines.light import BackgroundCorrection, IntensityCorrection, ProbeVariation
-    from ptycho_torch.engines.positions import PositionCorrection
-
+    # Each of these modules imports the class above; what is not asked for is not loaded.
     made: list[Correction] = []
     if config.moves_positions:
+        from ptycho_torch.engines.positions import PositionCorrection
+
         made.append(PositionCorrection(problem, config))
+    if config.probe_variations or config.frame_intensity or config.background != "none":
+        made += _light_corrections(config, problem, probe)
+    if config.constrains:
+        from ptycho_torch.engines.constraints import Constraints
+
+        made.append(Constraints(config))
+    return tuple(made)
+
+
+def _light_corrections(config: RefineConfig, problem: Problem, probe: Tensor) -> list[Correction]:
+    from ptycho_torch.engines.light import BackgroundCorrection, IntensityCorrection, ProbeVariation
+
+    made: list[Correction] = []
     if config.probe_variations:
         made.append(ProbeVariation(problem, config, probe))
     if config.frame_intensity:
         made.append(IntensityCorrection(problem))
     if config.background != "none":
         made.append(BackgroundCorrection(problem, config))
-    if config.constrains:
-        made.append(Constraints(config))
-    return tuple(made)
+    return made

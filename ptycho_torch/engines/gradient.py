@@ -121,9 +121,10 @@ class Gradient(SweepingEngine):
         """Show a chunk to the corrections; the gradient of its waves stands for the change by the projection."""
         if self.estimate.background is not None:
             self.estimate.background.see(expected, amplitude)
-        for correction in self.estimate.corrections:
-            if chunk.waves.grad is not None:
-                correction.see(chunk, chunk.waves.grad / -2)
+        if self.estimate.corrections and chunk.waves.grad is not None:
+            trace = self.estimate.trace(chunk, chunk.waves.grad / -2)
+            for correction in self.estimate.corrections:
+                correction.see(trace)
 
     def _adam_step(self, gradient: Tensor, rate: float) -> None:
         first, second = self._moments

@@ -10,7 +10,7 @@ from torch import Tensor
 from ptycho.config.refine import RefineConfig
 from ptycho.parallel import Ranks
 from ptycho_torch.engines.corrections import Correction
-from ptycho_torch.engines.estimate import Chunk, Estimate
+from ptycho_torch.engines.estimate import Estimate, Trace
 from ptycho_torch.engines.problem import Problem
 from ptycho_torch.engines.start import with_modes
 from ptycho_torch.engines.sums import move, share
@@ -39,7 +39,8 @@ class IntensityCorrection(Correction):
     def probe_of(self, rows: Tensor, probe: Tensor) -> Tensor:
         return probe * self.amplitude[rows].view(-1, 1, 1, 1)
 
-    def see(self, chunk: Chunk, change: Tensor) -> None:
+    def see(self, trace: Trace) -> None:
+        chunk, change = trace[0]
         waves = torch.view_as_real(chunk.waves)
         gain = (waves * torch.view_as_real(change)).sum((1, 2, 3, 4)) / waves.square().sum((1, 2, 3, 4)).clamp(
             min=1e-20
@@ -133,7 +134,8 @@ class ProbeVariation(Correction):
         several[:, 0] += torch.einsum("pk,kyx->pyx", self.shares[rows], self.variations)
         return several
 
-    def see(self, chunk: Chunk, change: Tensor) -> None:
+    def see(self, trace: Trace) -> None:
+        chunk, change = trace[-1]
         pulled = chunk.patches.conj() * change[:, 0]
         light = torch.view_as_real(chunk.patches).square().sum(-1)
         shares = self.shares[chunk.rows]

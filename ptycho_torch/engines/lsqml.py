@@ -7,8 +7,7 @@ from torch import Tensor
 
 from ptycho_torch.engines.estimate import Chunk
 from ptycho_torch.engines.pie import Pie
-from ptycho_torch.engines.sums import move, share
-from ptycho_torch.physics.patches import accumulate_patches, extract_patches
+from ptycho_torch.engines.sums import add_light, move, share
 
 # Part of a frame's own curvatures added to them, so that directions that look alike share the step.
 _RIDGE = 0.1
@@ -40,9 +39,13 @@ class LsqMl(Pie):
         asked = torch.zeros_like(weight)
         totals = torch.zeros(2, dtype=torch.float64, device=weight.device)
         for chunk, change in self._kept:
-            image_steps, probe_steps = frame_steps(chunk, change, image, probe if moves_probe else None)
-            power = torch.view_as_real(chunk.probe).square().sum(-1).sum(-3)
-            accumulate_patches(asked, (image_steps[:, None, None] * power).contiguous(), chunk.windows)
+            by_object = estimate.tangent(chunk, image, None)
+            by_probe = estimate.tangent(chunk, None, probe) if moves_probe else None
+            image_steps, probe_steps = frame_steps(by_object, by_probe, change)
+            on: Chunk | None = chunk
+            while on is not None:
+                add_light(asked[on.slice], on, image_steps)
+                on = on.before
             totals += torch.stack([probe_steps.sum(), torch.ones_like(probe_steps).sum()])
         self._kept.clear()
         share(asked, self._ranks)
@@ -53,13 +56,14 @@ class LsqMl(Pie):
             estimate.probe += probe * (float(totals[0] / totals[1]) * step * config.probe_step)
 
 
-def frame_steps(chunk: Chunk, change: Tensor, image: Tensor, probe: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Multiples a, b (position,) of directions `image` (y, x) and `probe` (mode, y, x) that explain `change` best."""
-    by_object = chunk.probe * extract_patches(image, chunk.windows).unsqueeze(1)
+def frame_steps(by_object: Tensor, by_probe: Tensor | None, change: Tensor) -> tuple[Tensor, Tensor]:
+    """Multiples a, b (position,) of what object and probe do to the exit waves that explain their `change` best.
+
+    All are (position, mode, y, x); None where the probe is held.
+    """
     aa, ac = _norm(by_object), _product(by_object, change)
-    if probe is None:
+    if by_probe is None:
         return (ac / aa.clamp(min=_tiny(aa))).clamp(0, 2), torch.zeros_like(aa)
-    by_probe = probe * chunk.patches.unsqueeze(1)
     bb, bc, ab = _norm(by_probe), _product(by_probe, change), _product(by_object, by_probe)
     aa_, bb_ = aa * (1 + _RIDGE), bb * (1 + _RIDGE)
     determinant = (aa_ * bb_ - ab.square()).clamp(min=_tiny(aa))

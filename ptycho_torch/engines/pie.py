@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -22,6 +24,10 @@ class Pie(SweepingEngine):
     For each batch, O += s·Σ_j P*Δψ_j / ((1 − α)·w + α·max w) with w = Σ_j |P|² under each pixel; the probe likewise
     with Σ_j O_j* Δψ_j and Σ_j |O_j|² (Maiden, Johnson & Li 2017, eq. 21 and 22, summed over a batch). Sums over
     modes are inside numerators and w. Batches are made from the whole scan; ranks add their members' sums.
+
+    In a thick object P is the light on a slice, and Δψ_j what its exit waves should change by, taken back from slice to
+    slice by the adjoint of the flight (Maiden, Humphry & Rodenburg, J. Opt. Soc. Am. A 29, 1606 (2012), divide on the
+    way). Every slice is asked to explain the whole residual, so s is divided by √(number of slices).
     """
 
     def __init__(
@@ -91,12 +97,13 @@ class Pie(SweepingEngine):
         chunk = self.estimate.look(rows)
         change, missed = self.estimate.project(chunk)
         self._sums.missed += missed
+        trace = self.estimate.trace(chunk, change)
         for correction in self.estimate.corrections:
-            correction.see(chunk, change)
+            correction.see(trace)
         self._keep(chunk, change)
         if moves_probe:
-            self._sums.add_probe(chunk, change)
-        self._sums.add_object(chunk, change)
+            self._sums.add_probe(trace)
+        self._sums.add_object(trace)
 
     def _keep(self, chunk: Chunk, change: Tensor) -> None:
         """Remember what a sibling's update needs of a chunk."""
@@ -104,6 +111,7 @@ class Pie(SweepingEngine):
     def _update(self, step: float, moves_probe: bool) -> None:
         """Move object and probe by the batch's sums."""
         sums, config, estimate = self._sums, self.config, self.estimate
-        move(estimate.object, sums.object, sums.object_weight, self._alpha, step * config.object_step)
+        object_step = step * config.object_step / math.sqrt(config.slices)
+        move(estimate.object, sums.object, sums.object_weight, self._alpha, object_step)
         if moves_probe:
             move(estimate.probe, sums.probe, sums.probe_weight, config.effective_probe_alpha, step * config.probe_step)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ptycho.config.refine import RefineConfig
 from ptycho.parallel import Ranks
 from ptycho_torch.engines.corrections import Correction
-from ptycho_torch.engines.estimate import Chunk, Estimate
+from ptycho_torch.engines.estimate import Chunk, Estimate, Trace
 from ptycho_torch.engines.problem import Problem
 from ptycho_torch.engines.registration import register_frames
 from ptycho_torch.engines.sums import share
@@ -55,9 +55,9 @@ class PositionCorrection(Correction):
             self._constrain(ranks)
             self.restored(estimate)
 
-    def see(self, chunk: Chunk, change: Tensor) -> None:
+    def see(self, trace: Trace) -> None:
         if self._is_moving:
-            self._shift[chunk.rows] = gradient_shift(chunk, change).double()
+            self._shift[trace[0][0].rows] = gradient_shift(trace).double()
 
     def end_epoch(self, estimate: Estimate, ranks: Ranks, epoch: int, step: float) -> None:
         if not self._is_moving:
@@ -94,8 +94,18 @@ class PositionCorrection(Correction):
         self.offsets_px.copy_(torch.minimum((corners + self.offsets_px).clamp(min=0), last) - corners)
 
 
-def gradient_shift(chunk: Chunk, change: Tensor) -> Tensor:
-    """Shift (position, 2) = (y, x) in pixels that explains `change` (position, mode, y, x) to first order."""
+def gradient_shift(trace: Trace) -> Tensor:
+    """Shift (position, 2) = (y, x) in pixels, of all slices, that explains the change of the waves to first order."""
+    pull_y, pull_x, yy, xx, xy = torch.stack([_slope_sums(*part) for part in trace]).sum(0)
+    ridge = _RIDGE * 0.5 * (yy + xx)
+    yy, xx = yy + ridge, xx + ridge
+    determinant = (yy * xx - xy.square()).clamp(min=torch.finfo(yy.dtype).tiny)
+    shift: Tensor = torch.stack([xx * pull_y - xy * pull_x, yy * pull_x - xy * pull_y], 1) / determinant[:, None]
+    return shift
+
+
+def _slope_sums(chunk: Chunk, change: Tensor) -> Tensor:
+    """(5, position): the pull of `change` (position, mode, y, x) along y and x, and the curvatures yy, xx and xy."""
     wanted = (chunk.probe.conj() * change).sum(-3)
     weight = torch.view_as_real(chunk.probe).square().sum((-4, -1))
     slope_y, slope_x = torch.zeros_like(chunk.patches), torch.zeros_like(chunk.patches)
@@ -105,11 +115,7 @@ def gradient_shift(chunk: Chunk, change: Tensor) -> Tensor:
     pull_y, pull_x = _real_product(slope_y, wanted), _real_product(slope_x, wanted)
     weighted_y = slope_y * weight
     yy, xy = _real_product(weighted_y, slope_y), _real_product(weighted_y, slope_x)
-    xx = _real_product(slope_x * weight, slope_x)
-    ridge = _RIDGE * 0.5 * (yy + xx)
-    yy, xx = yy + ridge, xx + ridge
-    determinant = (yy * xx - xy.square()).clamp(min=torch.finfo(yy.dtype).tiny)
-    return torch.stack([xx * pull_y - xy * pull_x, yy * pull_x - xy * pull_y], 1) / determinant[:, None]
+    return torch.stack([pull_y, pull_x, yy, _real_product(slope_x * weight, slope_x), xy])
 
 
 def _real_product(first: Tensor, second: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.config.refine import Batching
+from ptycho.data.geometry import Geometry
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import Scan
 from ptycho.data.sharding import compact_batches, hilbert_order, stratified_batches, uniform_batches
@@ -22,7 +23,7 @@ from ptycho_torch.physics.patches import Windows
 from ptycho_torch.physics.propagate import Propagator
 
 # Frames are read this many bytes at a time, so that reading needs little more memory than keeping.
-_READ_BYTES = 2**22
+_READ_BYTES = 2**18
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,7 @@ class Problem:
     amplitude_sum: Σ√counts over the whole scan
     mean_counts:  (y, x) float32, mean over the whole scan, in the amplitudes' order, zero where masked
     propagator:   from exit waves to detector waves
+    geometry:     of the measurement
     """
 
     amplitude: Tensor | StreamedAmplitude
@@ -51,6 +53,7 @@ class Problem:
     amplitude_sum: float
     mean_counts: Tensor
     propagator: Propagator = field(default_factory=Propagator)
+    geometry: Geometry = field(default_factory=Geometry)
 
     @property
     def n_total(self) -> int:
@@ -112,14 +115,14 @@ def load_problem(
     sums = np.zeros(3)
     counts = torch.zeros(size, size, dtype=torch.float64)
     step = max(1, _READ_BYTES // (4 * size * size))
-    for start in range(0, len(owned), step):
-        part = slice(start, start + step)
+    # In the file's order: neighbours on the space-filling curve lie far apart in it.
+    for part in np.split(np.argsort(owned), range(step, len(owned), step)):
         root = amplitudes(scan.frames.read(owned[part]), bad, propagator)
         counts_here = root.square().sum(0, dtype=torch.float64)
         counts += counts_here
         sums += (len(root), counts_here.sum().item(), root.sum(dtype=torch.float64).item())
         if kept is not None:
-            kept[part] = root.to(device)
+            kept[torch.from_numpy(part).to(device)] = root.to(device)
     ranks.all_sum(sums)
     ranks.all_sum(counts)
     if sums[0] != scan.n_positions:
@@ -139,6 +142,7 @@ def load_problem(
         amplitude_sum=float(sums[2]),
         mean_counts=(counts / scan.n_positions).float().to(device),
         propagator=propagator,
+        geometry=scan.geometry,
     )
 
 

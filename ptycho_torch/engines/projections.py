@@ -67,7 +67,7 @@ class Projections(SweepingEngine):
             sums.clear()
             for rows in self._chunks(self._rows):
                 chunk = estimate.look(rows)
-                sums.add_probe(chunk, self._waves[rows] - chunk.waves)
+                sums.add_probe([(chunk, self._waves[rows] - chunk.waves)])
             sums.share(self._ranks)
             move(estimate.probe, sums.probe, sums.probe_weight, _INERTIA, 1.0)
         return missed
@@ -78,14 +78,14 @@ class Projections(SweepingEngine):
         change, missed = self.estimate.project(chunk)
         self._sums.missed += missed
         for correction in self.estimate.corrections:
-            correction.see(chunk, change)
+            correction.see([(chunk, change)])
         waves = self._waves[rows]
         reflected = 2 * chunk.waves - waves
         change, _ = self.estimate.project(chunk, reflected)
         # β·ψ + β·Π(r) + (1 − 2β)·m with r = 2m − ψ and Π(r) = r + change is m + β·change, less work than it looks.
         moved = chunk.waves + relaxation * change
         self._waves[rows] = moved
-        self._sums.add_object(chunk, moved - chunk.waves)
+        self._sums.add_object([(chunk, moved - chunk.waves)])
 
     def _frame_state(self) -> dict[str, Tensor]:
         return super()._frame_state() | {"waves": self._waves}

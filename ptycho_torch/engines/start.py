@@ -16,7 +16,7 @@ from ptycho_torch.physics.patches import Windows, accumulate_pattern
 # Power of each added mode relative to the first: enough to break the symmetry, too little to do harm.
 _ADDED_MODE_POWER = 0.02
 # Windows whose pixel indices are held at once while illumination is summed.
-_WINDOW_PX = 2**22
+_WINDOW_PX = 2**17
 
 
 def start_probe(probe: NDArray[np.complex64], problem: Problem, n_modes: int | None) -> Tensor:
@@ -42,14 +42,18 @@ def start_probe(probe: NDArray[np.complex64], problem: Problem, n_modes: int | N
     return modes * math.sqrt(problem.mean_photons / counts)
 
 
-def start_object(image: NDArray[np.complex64] | None, probe: Tensor, problem: Problem, ranks: Ranks) -> Tensor:
-    """The object (y, x) on the grid: flat, or an image scaled so that it passes on the mean photons of the data.
+def start_object(
+    image: NDArray[np.complex64] | None, probe: Tensor, problem: Problem, ranks: Ranks, n_slices: int = 1
+) -> Tensor:
+    """The object (slice, y, x): flat, or an image (y, x) on the grid scaled so that it passes the data's mean photons.
 
-    Every rank must call it. Raises ValueError when shape or values cannot be used.
+    The image becomes the middle one of several slices: shares of a phase that has wrapped would have edges. Every rank
+    must call it. Raises ValueError when shape or values cannot be used.
     """
     shape = problem.grid.shape
+    slices = torch.ones(n_slices, *shape, dtype=torch.complex64, device=problem.device)
     if image is None:
-        return torch.ones(shape, dtype=torch.complex64, device=problem.device)
+        return slices
     if image.shape != shape:
         raise ValueError(f"object of shape {image.shape}: must be {shape} as the grid is")
     if not np.isfinite(image).all():
@@ -59,7 +63,8 @@ def start_object(image: NDArray[np.complex64] | None, probe: Tensor, problem: Pr
     passed = float((torch.view_as_real(start).square().sum(-1) * light).sum(dtype=torch.float64))
     if not passed > 0:
         raise ValueError("the start object is zero wherever light falls; give another start")
-    return start * math.sqrt(float(light.sum(dtype=torch.float64)) / passed)
+    slices[n_slices // 2] = start * math.sqrt(float(light.sum(dtype=torch.float64)) / passed)
+    return slices
 
 
 def illumination(probe: Tensor, problem: Problem, ranks: Ranks, windows: Windows | None = None) -> Tensor:

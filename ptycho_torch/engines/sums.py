@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from ptycho.parallel import Ranks
-from ptycho_torch.engines.estimate import Chunk
+from ptycho_torch.engines.estimate import Chunk, Trace
 from ptycho_torch.physics.patches import accumulate_patches, accumulate_pattern
 
 
 class Sums:
     """Σ_j P*φ_j with Σ_j |P|² and Σ_j O_j*φ_j with Σ_j |O_j|² of one batch, in one buffer: ranks meet once per batch.
 
-    object (y, x), object_weight (y, x), probe (mode, y, x), probe_weight (y, x), missed: scalar Σ|√k − √λ|
+    object, object_weight (slice, y, x), probe (mode, y, x), probe_weight (y, x), missed: scalar Σ|√k − √λ|
     """
 
     def __init__(self, image: Tensor, probe: Tensor) -> None:
@@ -30,24 +30,34 @@ class Sums:
         """Start another batch."""
         self._packed.zero_()
 
-    def add_probe(self, chunk: Chunk, waves: Tensor) -> None:
-        """Add the probe's numerator and weight of waves φ (position, mode, y, x)."""
+    def add_probe(self, trace: Trace) -> None:
+        """Add the probe's numerator and weight of waves φ on the first slice."""
+        chunk, waves = trace[-1]
         self.probe += (chunk.patches.conj().unsqueeze(1) * waves).sum(0)
         self.probe_weight += torch.view_as_real(chunk.patches).square().sum(0).sum(-1)
 
-    def add_object(self, chunk: Chunk, waves: Tensor) -> None:
-        """Add the object's numerator and weight of waves φ (position, mode, y, x), whose memory is used up."""
-        weight = torch.view_as_real(chunk.probe).square().sum(-1)
-        if chunk.probe.dim() == 3:
-            accumulate_pattern(self.object_weight, weight.sum(0), chunk.windows)
-        else:
-            accumulate_patches(self.object_weight, weight.sum(1), chunk.windows)
-        waves *= chunk.probe.conj()
-        accumulate_patches(self.object, waves[:, 0] if waves.shape[1] == 1 else waves.sum(1), chunk.windows)
+    def add_object(self, trace: Trace) -> None:
+        """Add the numerators and weights of all slices of waves φ, whose memory is used up."""
+        for chunk, waves in trace:
+            add_light(self.object_weight[chunk.slice], chunk)
+            waves *= chunk.probe.conj()
+            pulled = waves[:, 0] if waves.shape[1] == 1 else waves.sum(1)
+            accumulate_patches(self.object[chunk.slice], pulled, chunk.windows)
 
     def share(self, ranks: Ranks) -> None:
         """Replace by the sum over ranks."""
         share(self._packed, ranks)
+
+
+def add_light(image: Tensor, chunk: Chunk, factor: Tensor | None = None) -> None:
+    """Add the light Σ_m|P|² of each frame, times its factor (position,), to an image (y, x) of the chunk's slice."""
+    light = torch.view_as_real(chunk.probe).square().sum(-1).sum(-3)
+    if factor is not None:
+        accumulate_patches(image, (factor[:, None, None] * light).contiguous(), chunk.windows)
+    elif light.dim() == 2:
+        accumulate_pattern(image, light, chunk.windows)
+    else:
+        accumulate_patches(image, light, chunk.windows)
 
 
 def share(tensor: Tensor, ranks: Ranks) -> None:

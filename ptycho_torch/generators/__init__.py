@@ -15,6 +15,7 @@ from torch import nn
 from ptycho.config.config import ModelConfig
 from ptycho.errors import ModelError
 from ptycho_torch.generators.cnn import CorrectionCNN
+from ptycho_torch.generators.fourier import FourierOperator
 from ptycho_torch.generators.none import GuessAsItIs
 from ptycho_torch.generators.unrolled import UnrolledCorrector
 
@@ -24,6 +25,9 @@ FEATURE_CHANNELS = 7
 GENERATORS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "cnn": CorrectionCNN.from_config,
     "unrolled": UnrolledCorrector.from_config,
+    "fno": FourierOperator.full,
+    "fno_vanilla": FourierOperator.vanilla,
+    "ffno": FourierOperator.factorised,
     "linear": GuessAsItIs.from_config,
 }
 

@@ -91,9 +91,11 @@ def flight(size: int, distance_px2: float | tuple[float, float], device: torch.d
 def slice_flight(
     spacing_m: float | None, geometry: Geometry, patch_size: int, device: torch.device | str = "cpu"
 ) -> Tensor:
-    """Transfer function (y, x) of the flight from one slice of a thick object to the next; without a spacing, of none.
+    """Transfer function (y, x) complex64, FFT order, from one slice of a thick object to the next; 1 without a spacing.
 
-    Raises DataError when the wavelength or the object pixel is unknown.
+    The angular spectrum, exp(2πi·z·(√(1/λ² − f²) − 1/λ)) (Goodman, Introduction to Fourier Optics, eq. 3-74), without
+    the paraxial approximation; waves that do not travel are dropped. Raises DataError when the wavelength or the object
+    pixel is unknown.
     """
     if spacing_m is None:
         return torch.ones(patch_size, patch_size, dtype=torch.complex64, device=device)
@@ -103,7 +105,12 @@ def slice_flight(
             "a thick object needs the wavelength and the object pixel: add energy_eV, distance_m and detector_pixel_m"
             " (or object_pixel_m) to the file or to [data]"
         )
-    return flight(patch_size, (wavelength * spacing_m / pixel[0] ** 2, wavelength * spacing_m / pixel[1] ** 2), device)
+    frequencies = torch.fft.fftfreq(patch_size, dtype=torch.float64)
+    sines = (wavelength / pixel[0] * frequencies[:, None]).square() + (wavelength / pixel[1] * frequencies).square()
+    cosines = (1 - sines).clamp(min=0).sqrt()
+    # √(1 − s) − 1, written so that small angles keep their digits.
+    phase = -2 * math.pi * spacing_m / wavelength * sines / (1 + cosines)
+    return torch.polar((sines < 1).double(), phase).to(torch.complex64).to(device)
 
 
 def fly(waves: Tensor, transfer: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ptycho.config.config import ModelConfig
-from ptycho.data.groups import nearest_groups
+from ptycho.data.groups import covering_groups
 from ptycho.data.scan import Scan
 from ptycho.errors import ModelError
 from ptycho.parallel import Ranks
@@ -79,36 +79,42 @@ def infer_patches(
     device: torch.device | str = "cpu",
     photons: float | None = None,
 ) -> Iterator[PatchBatch]:
-    """Patches of the frames with these scan indices, in their order; only frames that they need are read.
+    """Patches of the frames with these scan indices, each once, in any order; only frames that they need are read.
 
     batch_size: groups computed at once
     photons:    the scan's mean photons per frame (see `mean_photons`) where its dose is not that of the training scan.
                 Contrast does not depend on the dose: counts are compared with the probe at the scan's own power.
 
-    With gridsize > 1 every frame is the centre of a group of its nearest neighbours. Raises ModelError when the scan
-    has other frame sizes than the model, or fewer frames than a group.
+    With gridsize > 1 the scan is covered by groups of neighbours, and every member's patch is taken: a group around
+    each frame would cost gridsize² times as much for an image that is no better (docs/performance.md). Raises
+    ModelError when the scan has other frame sizes than the model, or fewer frames than a group.
     """
     model.require_fit(scan)
-    groups = _groups_around(scan, model.config.gridsize**2, indices)
+    groups, is_asked = _groups_of(scan, model.config.gridsize**2, indices)
     step = batch_size or DEFAULT_BATCH_SIZE
     dose_ratio = model.network.mean_photons / photons if photons else 1.0
     network = model.network.to(device).eval()
-    for start in range(0, len(indices), step):
-        part = groups[start : start + step]
+    for start in range(0, len(groups), step):
+        part, asked = groups[start : start + step], is_asked[start : start + step]
         counts = FrameCache(scan.frames, part, scan.mask).counts(part).to(device)
         positions = torch.from_numpy(scan.positions_px[part]).to(device)
+        chosen = torch.from_numpy(asked).to(device)
         with torch.inference_mode():
-            patches = network(counts, positions, dose_ratio)[:, :1]
+            patches = network(counts, positions, dose_ratio)[chosen][:, None]
             expected = network.predict(patches, dose_ratio)
-            residual = poisson_deviance(counts[:, 0], expected[:, 0], network.mask)
+            residual = poisson_deviance(counts[chosen], expected[:, 0], network.mask)
             centred = network.in_gauge(patches[:, 0])
-        yield PatchBatch(indices[start : start + step], centred, network.weight, residual.cpu().numpy())
+        yield PatchBatch(part[asked], centred, network.weight, residual.cpu().numpy())
 
 
-def _groups_around(scan: Scan, group_size: int, indices: NDArray[np.int64]) -> NDArray[np.int64]:
+def _groups_of(scan: Scan, group_size: int, indices: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+    """Groups that hold the frames, and which of their members are those frames, each once."""
     if scan.n_positions < group_size:
         raise ModelError(
             f"The model works on groups of {group_size} frames, but {scan.name} has {scan.n_positions};"
             " use a model with a smaller gridsize."
         )
-    return nearest_groups(scan.positions_px, group_size, max(1, group_size - 1))[indices]
+    groups, is_new = covering_groups(scan.positions_px, group_size)
+    is_asked = is_new & np.isin(groups, indices)
+    needed = is_asked.any(1)
+    return groups[needed], is_asked[needed]

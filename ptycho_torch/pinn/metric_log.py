@@ -75,7 +75,7 @@ class PatchLog(Callback):
         self._folder.mkdir(parents=True, exist_ok=True)
         np.savez_compressed(
             self._folder / f"epoch-{epoch:04d}.npz",
-            indices=indices,
+            indices=np.concatenate([batch.indices for batch in batches]),
             patches=np.concatenate([batch.patches.cpu().numpy() for batch in batches]),
             residual=np.concatenate([batch.residual for batch in batches]),
         )

@@ -348,12 +348,10 @@ def _restored_determinism() -> Iterator[None]:
     """
     enabled = torch.are_deterministic_algorithms_enabled()
     warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
-    # torch declares it through a class of modules, which stubs cannot show.
-    deterministic: Any = torch.utils.deterministic
-    fill = deterministic.fill_uninitialized_memory
-    deterministic.fill_uninitialized_memory = False
+    mode: Any = torch.utils.deterministic  # its one setting is made when it is imported, which types cannot see
+    fill, mode.fill_uninitialized_memory = mode.fill_uninitialized_memory, False
     try:
         yield
     finally:
-        deterministic.fill_uninitialized_memory = fill
+        mode.fill_uninitialized_memory = fill
         torch.use_deterministic_algorithms(enabled, warn_only=warn_only)

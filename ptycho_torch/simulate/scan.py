@@ -16,9 +16,9 @@ from ptycho.config.simulate import SimulateConfig
 from ptycho.data.geometry import Geometry
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.scan import ArrayFrames, Scan, Truth
-from ptycho_torch.physics.forward import expected_counts, illuminate
-from ptycho_torch.physics.patches import Windows, extract_patches
-from ptycho_torch.physics.propagate import Propagator, fly, slice_flight
+from ptycho_torch.physics.forward import intensity, traverse
+from ptycho_torch.physics.patches import Windows
+from ptycho_torch.physics.propagate import Propagator, slice_flight
 from ptycho_torch.simulate.objects import OBJECTS, ObjectOptions
 from ptycho_torch.simulate.paths import PATHS
 from ptycho_torch.simulate.probes import defocused, disk, gaussian, measured, with_modes, with_photons, zone_plate
@@ -178,11 +178,8 @@ def _counts(
     chunk = max(1, CHUNK_PIXELS // (windows.size**2 * len(config.mode_fractions)))
     for first in range(0, len(windows), chunk):
         frames = slice(first, first + chunk)
-        light = beam.probe_of(frames)
-        for thin in slices[:-1]:
-            light = fly(illuminate(light, extract_patches(thin, windows[frames])), between)
-        patches = extract_patches(slices[-1], windows[frames])
-        expected = expected_counts(light, patches, propagator) + config.background_photons
+        *_, exit_waves = traverse(beam.probe_of(frames), slices, windows[frames], between)[-1]
+        expected = intensity(propagator.forward(exit_waves)) + config.background_photons
         drawn = propagator.to_file_order(torch.poisson(expected, generator=generator)).cpu().numpy()
         if counts.dtype == np.uint16 and drawn.max() > np.iinfo(np.uint16).max:
             counts = counts.astype(np.uint32)

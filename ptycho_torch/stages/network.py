@@ -158,11 +158,17 @@ def infer_scan(
     photons = mean_photons(scan, owned, ranks)
     for doubt in model.doubts(photons):
         on_message(doubt)
+    row_of = np.zeros(scan.n_positions, np.int64)
+    row_of[indices] = np.arange(len(indices))
     done = 0
     for batch in infer_patches(model, scan, indices, batch_size=batch_size, device=device, photons=photons):
-        rows = slice(done, done + len(batch.indices))
-        patches[rows], residual[rows], weight = batch.patches.cpu(), batch.residual, batch.weight.cpu()
-        done = rows.stop
+        rows = row_of[batch.indices]
+        patches[torch.from_numpy(rows)], residual[rows], weight = (
+            batch.patches.cpu(),
+            batch.residual,
+            batch.weight.cpu(),
+        )
+        done += len(rows)
         on_progress(done, len(indices))
     return ScanPatches(
         scan=scan,

@@ -6,6 +6,7 @@ import math
 import time
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,8 +18,6 @@ from ptycho.data.image import ObjectImage, read_image, write_image
 from ptycho.data.scan import Scan
 from ptycho.data.sharding import hilbert_order, shard_bounds
 from ptycho.errors import CancelledError
-from ptycho.jobs.run_folder import RunFolder
-from ptycho.jobs.runner import StageContext
 from ptycho.parallel import Ranks
 from ptycho_torch.device import rank_device
 from ptycho_torch.engines.choice import choose_engine
@@ -26,6 +25,10 @@ from ptycho_torch.engines.interface import Engine
 from ptycho_torch.engines.probe_start import choose_probe
 from ptycho_torch.engines.problem import load_problem
 from ptycho_torch.stages.refinement_checkpoint import RefinementCheckpoint
+
+if TYPE_CHECKING:
+    from ptycho.jobs.run_folder import RunFolder
+    from ptycho.jobs.runner import StageContext
 
 # A checkpoint holds the object twice (image and velocity), so it is not written after every short epoch.
 CHECKPOINT_EVERY_S = 20.0

@@ -104,8 +104,11 @@ class Victim:
         getattr(self, kind.replace(" ", "_"))(ranks)
         hit_s = time.monotonic()
         send(signal.SIGCONT, ranks)
-        hangs = f"{kind} in {place}: ranks live"
-        wait_until(lambda: not any(map(is_alive, ranks)), MOST_S_UNTIL_ALL_HAVE_ENDED, hangs)
+        wait_until(
+            lambda: not any(map(is_alive, ranks)),
+            MOST_S_UNTIL_ALL_HAVE_ENDED,
+            lambda: f"{kind} in {place}\n{self.survivors(ranks)}",
+        )
         ended_s = time.monotonic() - hit_s
         if kind == "node":
             self.cluster.control("restore-node", "n2")
@@ -153,6 +156,14 @@ class Victim:
     def story(self):
         logs = [path.read_text()[-2000:] for path in sorted(self.folder.path.glob("submitit/*/*_log.*"))]
         return "\n".join([str(self.cluster.job(self.job_id)), f"{self.stage} {self.epoch}", *logs])
+
+    def survivors(self, ranks):
+        """Which ranks still live, and where: a rank writes the stacks of its threads to its log when it aborts."""
+        living = [pid for pid in ranks if is_alive(pid)]
+        send(signal.SIGABRT, living)
+        time.sleep(1)
+        logs = [f"{path.name}\n{path.read_text()[-4000:]}" for path in sorted(self.folder.logs.glob("rank-*"))]
+        return "\n".join([f"ranks {ranks}, alive {living}", *logs])
 
     def rows(self):
         return [json.loads(line) for line in self.folder.metrics_path.read_text().splitlines()]

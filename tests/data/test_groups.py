@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from ptycho.data.groups import nearest_groups, sample_groups
+from ptycho.data.groups import covering_groups, nearest_groups, sample_groups
 
 
 def scattered(n, seed=0):
@@ -20,6 +20,25 @@ def test_every_position_is_a_centre_with_its_nearest_others(n, group_size, seed)
     assert groups[:, 0].tolist() == list(range(n))
     nearest = np.sort(cdist(positions, positions), axis=1)[:, :group_size]
     assert np.allclose(np.linalg.norm(positions[groups] - positions[:, None], axis=2), nearest)
+
+
+@given(st.integers(1, 60), st.sampled_from([1, 4, 9]), st.integers(0, 99))
+def test_covering_groups_hold_every_position_as_new_once(n, group_size, seed):
+    group_size = min(group_size, n)
+    groups, is_new = covering_groups(scattered(n, seed), group_size)
+    assert sorted(groups[is_new].tolist()) == list(range(n))
+    assert is_new[:, 0].all()
+    assert all(len(set(group)) == group_size for group in groups.tolist())
+
+
+@pytest.mark.parametrize(("group_size", "most"), [(4, 1.25), (9, 1.4)])
+def test_covering_groups_are_few_and_near(group_size, most):
+    positions = np.stack(np.meshgrid(np.arange(20.0), np.arange(20.0)), -1).reshape(-1, 2)
+    positions += np.random.default_rng(0).uniform(-0.3, 0.3, positions.shape)
+    groups, _ = covering_groups(positions, group_size)
+    assert len(groups) < most * len(positions) / group_size
+    reach = np.linalg.norm(positions[groups] - positions[groups[:, :1]], axis=2)
+    assert reach.max() < 2 * np.sqrt(group_size)
 
 
 @given(st.integers(2, 30), st.integers(0, 99))

@@ -255,3 +255,29 @@ def test_a_near_field_scan_is_not_cropped_as_if_it_were_far():
     for request in ({"crop_px": 8}, {"pad_px": 24}, {"bin_px": 2}):
         with pytest.raises(DataError, match="near-field"):
             prepare(make_scan(n=4, N=32 if "bin_px" in request else 16, geometry=near), **request)
+
+
+def test_the_dark_signal_of_a_cxi_file_is_taken_off_unless_another_is_named(tmp_path):
+    from ptycho.data.formats import open_scan
+    from tests.data.format_samples import cxi, nxcxi
+
+    path, said = cxi(tmp_path)
+    plain = open_scan(path, said).frames.read(np.arange(12)).astype(int)
+    with h5py.File(path, "r+") as file:
+        file["entry_1/instrument_1/detector_1/data_dark"] = np.full((3, 16, 16), [[[1]], [[2]], [[3]]], np.uint16)
+    np.save(tmp_path / "dark.npy", np.full((16, 16), 5))
+    for dark_path, level, told in ((None, 2, "own file records was taken off"), (tmp_path / "dark.npy", 5, "and not")):
+        scan = prepare(open_scan(path, said), dark_path=dark_path)
+        assert np.array_equal(scan.frames.read(np.arange(12)), np.maximum(plain - level, 0) * scan.mask)
+        assert told in scan.assumptions[-1]
+
+    # On the detector, of which the frames are a window.
+    path, said = nxcxi(tmp_path)
+    plain = open_scan(path, said).frames.read(np.arange(12)).astype(int)
+    dark = np.zeros((24, 28))
+    dark[10, 13], dark[0, 0] = 7, np.nan
+    with h5py.File(path, "r+") as file:
+        file["entry_1/instrument_1/detector_1/data_dark"] = dark
+    taken = plain - prepare(open_scan(path, said)).frames.read(np.arange(12))
+    assert np.array_equal(taken[:, 8, 8], np.minimum(plain[:, 8, 8], 7))
+    assert taken.sum() == taken[:, 8, 8].sum()

@@ -102,13 +102,14 @@ def test_an_engine_reads_each_frame_on_one_rank(scan):
 
 @pytest.mark.slow
 def test_peak_memory_of_a_rank_falls_with_the_number_of_ranks(tmp_path):
-    # 2,400 frames of 128 × 128 are 157 MB as amplitudes, well above what differs from start to start.
+    # 2,400 frames of 128 × 128 are 157 MB as amplitudes. What a process needs besides differs by tens of MB from start
+    # to start, hence the mean over ranks.
     whole_runs.simulate(tmp_path / "scan.h5", n_positions=2400, patch_size=128)
 
     def peak_mb(n_ranks):
         spec = whole_runs.write_spec(tmp_path, name=f"ranks-{n_ranks}", engine="rpie", epochs=1, ranks=n_ranks)
         run = whole_runs.finished_run(spec)
-        return max(json.loads(path.read_text())["peak_memory_mb"] for path in (run / "ranks").glob("*.json"))
+        return np.mean([json.loads(path.read_text())["peak_memory_mb"] for path in (run / "ranks").glob("*.json")])
 
     one, two, four = peak_mb(1), peak_mb(2), peak_mb(4)
     assert two < one - 50

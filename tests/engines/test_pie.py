@@ -245,7 +245,7 @@ def test_divergence_is_told_in_one_sentence_with_epoch_and_remedy(scan):
     engine = engine_of(scan)
     swept(engine, 1)
     state = engine.state_dict()
-    state["object"][20:40, 20:40] = float("nan")
+    state["object"][:, 20:40, 20:40] = float("nan")
     engine.load_state_dict(state)
     with pytest.raises(WorkError, match=r"diverged in epoch 2: R-factor nan after 0\.\d+.*lower refine\.momentum"):
         engine.run_epoch(2)

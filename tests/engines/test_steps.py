@@ -50,18 +50,15 @@ def test_step_lengths_are_those_that_explain_the_residual():
     generator = torch.Generator().manual_seed(0)
     image = torch.randn(scan.grid.shape, dtype=torch.complex64, generator=generator)
     probe = 30 * torch.randn(1, 16, 16, dtype=torch.complex64, generator=generator)
-    chunk = Estimate(problem, torch.ones(scan.grid.shape, dtype=torch.complex64), torch.from_numpy(scan.probe)).look(
-        torch.arange(9)
-    )
-    residual = 0.5 * chunk.probe * extract_patches(image, chunk.windows).unsqueeze(1)
-    residual = residual + 1.25 * probe * chunk.patches.unsqueeze(1)
-    by_object, by_probe = frame_steps(chunk, residual, image, probe)
+    flat = torch.ones(1, *scan.grid.shape, dtype=torch.complex64)
+    chunk = Estimate(problem, flat, torch.from_numpy(scan.probe)).look(torch.arange(9))
+    moved_object = chunk.probe * extract_patches(image, chunk.windows).unsqueeze(1)
+    moved_probe = probe * chunk.patches.unsqueeze(1)
+    by_object, by_probe = frame_steps(moved_object, moved_probe, 0.5 * moved_object + 1.25 * moved_probe)
     # The ridge makes steps a tenth shorter than the exact 0.5 and 1.25.
     assert by_object.mean() == pytest.approx(0.5, rel=0.2)
     assert by_probe.mean() == pytest.approx(1.25, rel=0.2)
-    by_object, none = frame_steps(
-        chunk, 0.5 * chunk.probe * extract_patches(image, chunk.windows).unsqueeze(1), image, None
-    )
+    by_object, none = frame_steps(moved_object, None, 0.5 * moved_object)
     assert torch.allclose(by_object, torch.full((9,), 0.5))
     assert not none.any()
 

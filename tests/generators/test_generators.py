@@ -7,10 +7,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from ptycho.config.config import ModelConfig
 from ptycho.errors import ModelError
 from ptycho_torch.generators import FEATURE_CHANNELS, GENERATORS, build_generator
+from ptycho_torch.generators.fourier import FactorisedBlock, FullBlock, input_transform
 from ptycho_torch.generators.heads import AMPLITUDE_FACTORS, build_head
 
 HEADS = [("real_imag", "sigmoid"), ("amp_phase_logits", "sigmoid")]
 HEADS += [("amp_phase", name) for name in ("sigmoid", "swish", "softplus", "relu")]
+
+
+OPERATORS = ["fno", "fno_vanilla", "ffno"]
 
 
 def features(batch=2, frames=4, size=16):
@@ -60,7 +64,7 @@ def test_frames_of_a_batch_do_not_influence_one_another():
     torch.testing.assert_close(together[1:, 2:3], alone, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("architecture", ["cnn", "unrolled"])
+@pytest.mark.parametrize("architecture", ["cnn", "unrolled", *OPERATORS])
 @pytest.mark.parametrize("window", [32, 64])
 def test_networks_cost_at_most_0_6_gflop_for_a_pattern_of_64(window, architecture):
     counter = FlopCounterMode(display=False)
@@ -80,6 +84,41 @@ def test_every_step_of_the_unrolled_network_starts_at_its_guess_and_learns():
         assert generator.steps[step].last.weight.grad.abs().max() > 0
 
 
+@pytest.mark.parametrize("architecture", OPERATORS)
+@pytest.mark.parametrize("size", [16, 32, 40])
+def test_operators_start_at_the_guess_and_learn_in_windows_of_any_size(architecture, size):
+    generator = build_generator(ModelConfig(architecture=architecture, fno_width=8))
+    made = features(size=size)
+    torch.testing.assert_close(generator(made), guess_in(made))
+    torch.nn.init.normal_(generator.last.weight, std=0.1)
+    generator(made).abs().square().sum().backward()
+    assert all(parameter.grad.abs().max() > 0 for parameter in generator.parameters())
+    assert not any(parameter.is_complex() for parameter in generator.parameters())
+
+
+@pytest.mark.parametrize("block", [FullBlock, FactorisedBlock])
+def test_spectral_blocks_see_the_whole_window_and_move_with_the_sample(block):
+    made = features(1, 1, 32)[0, :, :4]
+    layer = block(4, 6)
+    moved = layer(made.roll((5, -3), (-2, -1)))
+    torch.testing.assert_close(moved, layer(made).roll((5, -3), (-2, -1)), rtol=1e-4, atol=1e-5)
+    # A change of one pixel reaches every other in its row and column, "fno" everywhere.
+    made[..., 3, 4] += 1
+    reached = (layer(made) - moved.roll((-5, 3), (-2, -1))).abs().amax((0, 1)) > 0
+    assert reached[3].all()
+    assert reached[:, 4].all()
+
+
+def test_inputs_of_operators_keep_their_signs():
+    made = features()[:, 0]
+    for name in ("sqrt", "log1p"):
+        assert torch.equal(input_transform(name)(made).sign(), made.sign())
+    assert input_transform("none")(made) is made
+    assert input_transform("instancenorm")(made).mean((-2, -1)).abs().max() < 1e-5
+    with pytest.raises(ModelError, match="log1p"):
+        input_transform("log")
+
+
 def test_width_follows_the_configuration():
     def count(**changes):
         return sum(p.numel() for p in build_generator(ModelConfig(**changes)).parameters())
@@ -88,9 +127,9 @@ def test_width_follows_the_configuration():
 
 
 def test_unknown_architecture_names_what_exists():
-    with pytest.raises(ModelError, match=r'"fno" is not available; available: cnn'):
-        build_generator(ModelConfig(architecture="fno"))
-    assert list(GENERATORS) == ["cnn", "unrolled", "linear"]
+    with pytest.raises(ModelError, match=r'"neuralop_uno" is not available; available: cnn'):
+        build_generator(ModelConfig(architecture="neuralop_uno"))
+    assert list(GENERATORS) == ["cnn", "unrolled", *OPERATORS, "linear"]
 
 
 def test_unknown_head_is_refused():

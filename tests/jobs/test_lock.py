@@ -51,6 +51,7 @@ def test_a_dead_owner_does_not(folder, sleeper):
 def test_another_process_with_the_same_number_is_not_the_owner(folder, sleeper):
     hold(folder, replace(Process.of_pid(sleeper.pid), started=1))
     lock.acquire(folder)
+    assert lock.owner(folder) == Process.current()
 
 
 def test_a_living_rank_counts_as_owner_when_its_launcher_is_gone(folder, sleeper):

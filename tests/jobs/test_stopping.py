@@ -54,3 +54,23 @@ def test_all_ranks_stop_at_the_same_step_although_only_one_was_asked():
         return steps
 
     assert run_on_ranks(3, count_steps) == [3, 3, 3]
+
+
+def test_a_signal_that_comes_while_ranks_agree_stops_them_at_the_next_step():
+    def answers(ranks):
+        flag = StopFlag()
+        should_stop = agreed(flag, SignalledWhileSumming(ranks, flag) if ranks.rank == 1 else ranks)
+        return [should_stop(), should_stop()]
+
+    assert run_on_ranks(3, answers) == [[False, True]] * 3
+
+
+class SignalledWhileSumming:
+    """Ranks whose sum is hit by a signal after this rank has said that it has none."""
+
+    def __init__(self, ranks, flag):
+        self._ranks, self._flag = ranks, flag
+
+    def all_sum(self, buffer):
+        self._ranks.all_sum(buffer)
+        self._flag.set("signal SIGTERM")

@@ -42,6 +42,7 @@ def drawn():
     return {
         "object_phase": figures.object_phase(sample(), region(), PIXEL),
         "object_amplitude": figures.object_amplitude(sample(), region()),
+        "slice_phases": figures.slice_phases(np.stack([sample(), sample().conj()]), region(), PIXEL),
         "probe_modes": figures.probe_modes(probe(3), PIXEL),
         "diffraction": figures.diffraction(np.abs(sample()) * 9, noise[0], region()),
         "frame_residuals": figures.frame_residuals(positions, np.linspace(0.1, 0.3, 40), PIXEL),

@@ -6,15 +6,19 @@ from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
+
 from ptycho.data.formats.contents import Contents, look_into
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.data.formats.positions import with_positions
+from ptycho.data.formats.ptychodus import may_lie_beside
 from ptycho.data.formats.start import with_start
 from ptycho.data.orientation import turn
 from ptycho.data.scan import Scan
+from ptycho.data.trial import try_apart
 from ptycho.errors import DataError
 
-__all__ = ["FORMATS", "Format", "ReadOverrides", "format_of", "open_scan"]
+__all__ = ["FORMATS", "Format", "ReadOverrides", "files_of", "format_of", "open_scan"]
 
 
 from ptycho.data.formats.table import FORMATS, Format
@@ -25,9 +29,21 @@ KEYED_MODULE = "ptycho.data.formats.keys"
 def open_scan(path: Path, overrides: ReadOverrides | None = None) -> Scan:
     """The scan in a file, its format recognised by content, its frames left in the file.
 
-    Raises DataError when the file is missing, unreadable, damaged, of no known format or inconsistent.
+    Raises DataError when the file is missing, unreadable, damaged, of no known format or inconsistent; also when it
+    crashes the HDF5 library or makes it loop.
     """
-    contents, said = look_into(Path(path)), overrides or ReadOverrides()
+    path, said = Path(path), overrides or ReadOverrides()
+    try_apart(files_of(path, said), lambda: _open(path, said).frames.read(np.array([0])))
+    return _open(path, said)
+
+
+def files_of(path: Path, said: ReadOverrides) -> list[Path | None]:
+    """The files that opening a scan may read, the scan's own first."""
+    return [path, said.positions, said.start, *may_lie_beside(path)]
+
+
+def _open(path: Path, said: ReadOverrides) -> Scan:
+    contents = look_into(path)
     if said.keys is not None:
         module = import_module(KEYED_MODULE)
     else:

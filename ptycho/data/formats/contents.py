@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ptycho.data.formats.npz_archive import NpzArchive
+from ptycho.data.trial import HDF5_SIGNATURE, USER_BLOCKS
 from ptycho.errors import DataError
 
-HDF5_SIGNATURE = b"\x89HDF\r\n\x1a\n"
-# Where HDF5 looks for its signature: a file may begin with a block of its user's (HDF5 file format, section II.A).
-USER_BLOCKS = (0, 512, 1024, 2048)
 TIFF_SIGNATURES = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 RECOGNISED_BY = ("format", "version", "NX_class")
 _PARTS = re.compile(r"\d+|\D+")
 # Enough to recognise any format and to be listed in a message; NeXus trees can have thousands of entries.
 MAX_NAMES = 500
+# What h5py raises on damage, besides its usual errors: names that are no text, lengths that overflow.
+H5PY_ERRORS = (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError, SystemError)
 
 
 @dataclass(frozen=True)
@@ -117,7 +117,7 @@ def _look_into_hdf5(path: Path, kind: Literal["hdf5", "matlab"]) -> Contents:
         if isinstance(link, h5py.SoftLink | h5py.ExternalLink):
             try:
                 item = file.get(name)
-            except (OSError, RuntimeError, KeyError):
+            except H5PY_ERRORS:
                 return None
             note(name, item)
         return True if len(arrays) >= MAX_NAMES else None
@@ -127,7 +127,7 @@ def _look_into_hdf5(path: Path, kind: Literal["hdf5", "matlab"]) -> Contents:
             file.visititems(note)
             file.visititems_links(note_link)
             attributes = _attributes(file)
-    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+    except H5PY_ERRORS as error:
         raise DataError(
             f"{path}: the HDF5 file cannot be opened ({error}); it is truncated, damaged or still being written."
             " Copy it again."
@@ -142,7 +142,7 @@ def _attributes(file: Any) -> dict[str, object]:
         try:
             if name in file.attrs:
                 found[name] = file.attrs[name]
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        except H5PY_ERRORS:
             # Of a type that h5py does not know: nothing that a format is recognised by.
             continue
     return found

@@ -23,6 +23,7 @@ PROBES = (f"{ENTRY}/image_1/data", f"{ENTRY}/instrument_1/source_1/illumination"
 OBJECT = f"{ENTRY}/image_2/data"
 EXTRAS = f"{ENTRY}/ptychodus"
 MASK = f"{DETECTOR}/mask"
+DARK = f"{DETECTOR}/data_dark"
 # CXI_PIXEL_HAS_SIGNAL marks a good pixel; every other bit says what is wrong with one (CXI 1.6, table of mask bits).
 HAS_SIGNAL = 0x1000
 
@@ -52,14 +53,13 @@ def _measurement(source: HDF5Source, overrides: ReadOverrides) -> Measurement:
     size = frames.shape[-1]
     positions = read_translations(source, found)
     notes = list(found.notes)
-    if source.first(f"{DETECTOR}/data_dark") is not None:
-        notes.append("The file's data_dark is not subtracted; to do so, name a file with it as data.dark.")
     probe = read_probe(source)
     measurement = Measurement(
         path=source.path,
         frames=frames,
         positions_m=positions,
         mask=_mask(source, notes),
+        dark=_dark(source, frames.shape[1:]),
         beam_centre_px=found.beam_centre_px,
         geometry=found.geometry,
         zero_frequency="centre" if found.beam_centre_px is None and frames.shape[1] == size else None,
@@ -125,3 +125,15 @@ def _mask(source: HDF5Source, notes: list[str]) -> NDArray[np.bool_] | None:
     bits = sorted({int(value) for value in np.unique(values[~good])})[:4]
     notes.append(f"{(~good).sum()} pixels are masked" + (f" (mask bits {', '.join(map(hex, bits))})." if bits else "."))
     return np.asarray(good)
+
+
+def _dark(source: HDF5Source, shape: tuple[int, ...]) -> NDArray[np.float32] | None:
+    """The dark signal (y, x), the mean where the file has several dark frames; None without one."""
+    if source.first(DARK) is None:
+        return None
+    values = source.array(DARK)
+    if values.ndim == 3 and len(values):
+        values = values.mean(axis=0, dtype=np.float64)
+    if values.shape != shape:
+        raise DataError(f"{source.path}: /{DARK} has shape {source.shape(DARK)}; the frames have {shape}.")
+    return values.astype(np.float32)

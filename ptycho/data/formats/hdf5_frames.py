@@ -13,11 +13,14 @@ import hdf5plugin  # noqa: F401  # registers the filters that detectors write: w
 import numpy as np
 from numpy.typing import NDArray
 
+from ptycho.data.formats.contents import H5PY_ERRORS
 from ptycho.data.scan import Frames
 from ptycho.errors import DataError
 
 # Frames are read in pieces of about this size and put in their places, so no second copy of a large read is made.
 PIECE_BYTES = 4 * 2**20
+# Decompressed chunks that HDF5 keeps: a sweep meets each frame once, so more (8 MB by default) is held for nothing.
+CACHE_BYTES = 2**20
 
 
 class HDF5Frames:
@@ -87,7 +90,7 @@ class HDF5Frames:
         selection = tuple(next(at) if axis == "n" else slice(None) for axis in self._axes)
         try:
             frames: NDArray[np.generic] = self._opened()[selection]
-        except (OSError, RuntimeError, KeyError, ValueError) as error:
+        except H5PY_ERRORS as error:
             raise DataError(
                 f"{self._path}: frames {start} to {stop - 1} cannot be read ({error}); the file is truncated or"
                 " damaged, or the disk failed. Copy the file again."
@@ -98,7 +101,7 @@ class HDF5Frames:
     def _opened(self) -> h5py.Dataset:
         if self._open is None or self._open[0] != os.getpid():
             # Network file systems often refuse locks; the file is only read here.
-            file = h5py.File(self._path, "r", locking="best-effort")
+            file = h5py.File(self._path, "r", locking="best-effort", rdcc_nbytes=CACHE_BYTES)
             self._open = os.getpid(), file[self._dataset]
         return self._open[1]
 

@@ -12,7 +12,7 @@ import hdf5plugin  # noqa: F401  # registers the filters that detectors write
 import numpy as np
 from numpy.typing import NDArray
 
-from ptycho.data.formats.contents import Contents
+from ptycho.data.formats.contents import H5PY_ERRORS, Contents
 from ptycho.errors import DataError
 
 # A probe, an object or a list of positions larger than this is a damaged header, not data.
@@ -41,7 +41,7 @@ class HDF5Source:
         # A soft link in a circle, a missing external file and a broken object header all fail differently.
         try:
             return self._file.get(name)
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError):
+        except H5PY_ERRORS:
             return None
 
     def first(self, *names: str) -> str | None:
@@ -164,16 +164,7 @@ class HDF5Source:
                 f"{self.path}: {dataset.name} has shape {dataset.shape} and type {dataset.dtype};"
                 " frames must be real numbers with axes (position, y, x)."
             )
-        piece = int(np.prod(dataset.chunks or (0,), dtype=object)) * dataset.dtype.itemsize
-        sides = dataset.shape[:2] if axes.endswith("n") else dataset.shape[-2:]
-        frame = int(np.prod(sides, dtype=object))
-        if frame > FRAME_LIMIT_PX or piece > PIECE_LIMIT_BYTES:
-            raise DataError(
-                f"{self.path}: {dataset.name} has frames of {sides[0]} × {sides[1]} pixels in pieces of"
-                f" {piece / 2**20:.0f} MiB; no detector has more than {FRAME_LIMIT_PX} pixels, and"
-                f" {PIECE_LIMIT_BYTES / 2**20:.0f} MiB are the most that is read at a time. Check the order of the"
-                " axes, or store it frame by frame."
-            )
+        self._refuse_large_frames(dataset, dataset.shape[:2] if axes.endswith("n") else dataset.shape[-2:])
         self._check_sources(dataset)
         return dataset
 
@@ -185,17 +176,32 @@ class HDF5Source:
             sources = {(source.file_name, source.dset_name) for source in dataset.virtual_sources()[:MAX_SOURCES]}
         home = Path(dataset.file.filename).parent
         for file_name, dataset_name in sorted(sources):
-            source = Path(dataset.file.filename) if file_name == "." else home / file_name
+            place = Path(dataset.file.filename) if file_name == "." else home / file_name
             try:
-                with h5py.File(source, "r", locking="best-effort") as file:
-                    is_there = isinstance(file.get(dataset_name), h5py.Dataset)
-            except (OSError, RuntimeError, KeyError):
+                with h5py.File(place, "r", locking="best-effort") as file:
+                    source = file.get(dataset_name)
+                    is_there = isinstance(source, h5py.Dataset)
+                    if is_there:
+                        self._refuse_large_frames(source, (source.shape or ())[-2:])
+            except H5PY_ERRORS:
                 is_there = False
             if not is_there:
                 raise DataError(
-                    f"{self.path}: {dataset.name} is a virtual dataset, and its source {dataset_name} in {source} is"
+                    f"{self.path}: {dataset.name} is a virtual dataset, and its source {dataset_name} in {place} is"
                     " missing, so its frames would read as zeros. Copy that file to the same place."
                 )
+
+    def _refuse_large_frames(self, dataset: h5py.Dataset, sides: tuple[int, ...]) -> None:
+        piece = int(np.prod(dataset.chunks or (0,), dtype=object)) * dataset.dtype.itemsize
+        if int(np.prod(sides, dtype=object)) <= FRAME_LIMIT_PX and piece <= PIECE_LIMIT_BYTES:
+            return
+        place = "" if dataset.file.filename == str(self.path) else f" of {dataset.file.filename}"
+        raise DataError(
+            f"{self.path}: {dataset.name}{place} has frames of {' × '.join(map(str, sides))} pixels in pieces of"
+            f" {piece / 2**20:.0f} MiB; no detector has more than {FRAME_LIMIT_PX} pixels, and"
+            f" {PIECE_LIMIT_BYTES / 2**20:.0f} MiB are the most that is read at a time. Check the order of the"
+            " axes, or store it frame by frame."
+        )
 
     def _refuse_absurd(self, dataset: h5py.Dataset) -> None:
         n_bytes = int(np.prod(dataset.shape, dtype=object)) * dataset.dtype.itemsize
@@ -213,7 +219,7 @@ class HDF5Source:
     def _said(self, what: str) -> Iterator[None]:
         try:
             yield
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
+        except H5PY_ERRORS as error:
             raise DataError(f"{self.path}: {what} cannot be read ({error}); copy the file again.") from error
 
 
@@ -224,7 +230,7 @@ def opened(contents: Contents) -> Iterator[HDF5Source]:
         # Network file systems often refuse locks; the file is only read here.
         with h5py.File(contents.path, "r", locking="best-effort") as file:
             yield HDF5Source(contents, file)
-    except (OSError, RuntimeError, KeyError) as error:
+    except (OSError, RuntimeError, KeyError, SystemError) as error:
         raise DataError(
             f"{contents.path}: damaged or not as documented ({error}); copy or convert it again."
         ) from error

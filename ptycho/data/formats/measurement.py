@@ -30,6 +30,7 @@ class Measurement:
     middle:       positions name the middle of the window, index (N − 1) / 2, instead of pixel N // 2
     zero_frequency: where files of this format keep it, which is then checked; None: at the beam, wherever that is
     mask:         (y, x) True where good
+    dark:         (y, x) the detector's dark signal in counts, recorded and still in the frames
     beam_centre_px: (y, x) recorded, from 0
     probe, object_start, object_grid: as in `Scan`
     photons:      mean counts of a frame, recorded
@@ -43,6 +44,7 @@ class Measurement:
     middle: bool = False
     zero_frequency: Literal["centre", "corner"] | None = None
     mask: NDArray[np.bool_] | None = None
+    dark: NDArray[np.float32] | None = None
     beam_centre_px: tuple[float, float] | None = None
     geometry: Geometry = field(default_factory=Geometry)
     probe: NDArray[np.complex64] | None = None
@@ -91,6 +93,7 @@ class Measurement:
                 shifted=isinstance(frames, CentredFrames),
                 centre_px=square.centre_px,
                 size=square.frames.shape[-1],
+                dark=self.dark,
             ),
             assumptions=tuple(notes),
             provenance=self.provenance,

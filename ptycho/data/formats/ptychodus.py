@@ -24,6 +24,7 @@ from ptycho.data.subset import SubsetFrames
 from ptycho.errors import DataError
 
 PRODUCTS = ("product.h5", "product.hdf5", "product.npz", "product.cxi")
+FRAMES = ("diffraction.h5", "diffraction.npz")
 
 
 def matches(contents: Contents) -> bool:
@@ -54,11 +55,24 @@ def read(contents: Contents, overrides: ReadOverrides) -> Scan:
     return _joined(contents, frames, bad, indexes, Geometry(detector_pixel_m=detector), overrides)
 
 
+def may_lie_beside(path: Path) -> list[Path]:
+    """Where the product of a file with frames may lie, and the frames of a product."""
+    return [*_products_of(path), *_frames_of(path)]
+
+
 def product_beside(path: Path) -> Path | None:
     """The product in the same folder as a file with frames, or None."""
-    own = [path.with_name(path.name.replace("diffraction", "product", 1))] if "diffraction" in path.name else []
-    places = [*own, *(path.with_name(name) for name in PRODUCTS)]
-    return next((place for place in places if place.is_file() and place != path), None)
+    return next((place for place in _products_of(path) if place.is_file() and place != path), None)
+
+
+def _products_of(path: Path) -> list[Path]:
+    own = [path.name.replace("diffraction", "product", 1)] if "diffraction" in path.name else []
+    return [path.parent / name for name in (*own, *PRODUCTS)]
+
+
+def _frames_of(path: Path) -> list[Path]:
+    own = [path.name.replace("product", "diffraction", 1)] if "product" in path.name else []
+    return [path.parent / name for name in (*own, *FRAMES)]
 
 
 def _read_npz(contents: Contents, archive: NpzArchive, overrides: ReadOverrides) -> Scan:
@@ -179,9 +193,5 @@ def has_frames_beside(path: Path) -> bool:
 
 
 def _frames_beside(path: Path) -> Path | None:
-    names = [path.name.replace("product", "diffraction", 1)] if "product" in path.name else []
-    for name in (*names, "diffraction.h5", "diffraction.npz"):
-        place = path.with_name(name)
-        if place.is_file() and place != path and matches(look_into(place)):
-            return place
-    return None
+    places = (place for place in _frames_of(path) if place.is_file() and place != path)
+    return next((place for place in places if matches(look_into(place))), None)

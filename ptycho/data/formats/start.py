@@ -43,8 +43,12 @@ class Start:
     notes: tuple[str, ...] = ()
 
 
-def is_start(contents: Contents) -> bool:
-    """Whether the file is a reconstruction, and no scan: it has no frames, and none lie beside it."""
+def start_in(path: Path) -> Start | None:
+    """The reconstruction in the file; None when it is a scan: it has frames, or they lie beside it."""
+    return read_start(path) if _is_start(look_into(path)) else None
+
+
+def _is_start(contents: Contents) -> bool:
     names = contents.arrays.keys()
     if set(REQUIRED) <= names:
         return not has_frames_beside(contents.path)
