@@ -47,6 +47,8 @@ class RefineConfig:
     learning_rate: Adam's step in the object, whose vacuum is 1, and in the probe relative to its mean
     slices:        slices of a thick object, through which light flies in turn; 1 is a thin object. Not for dm, raar
     slice_spacing_m: distance from one slice to the next
+    tiles:         whether each of several ranks holds only the part of the object that its frames see, and exchanges
+                   rims with its neighbours; with gradient and object_tv every rank holds the whole object all the same
     memory_limit_mb: largest size of the measured frames kept in memory, per rank; larger scans are read from the file
                    chunk by chunk in every epoch; None: all that this machine has free
     update_probe:  whether the probe is refined at all
@@ -88,6 +90,7 @@ class RefineConfig:
     learning_rate: float = 0.02
     slices: int = 1
     slice_spacing_m: float | None = None
+    tiles: bool = True
     memory_limit_mb: float | None = None
     update_probe: bool = True
     probe_start_epoch: int = 1
@@ -172,6 +175,11 @@ class RefineConfig:
     def moves_positions(self) -> bool:
         """Whether any correction of positions is on."""
         return self.position_correction != "none" or self.position_search
+
+    @property
+    def uses_tiles(self) -> bool:
+        """Whether several ranks hold tiles: what looks at pixels beyond a rank's own frames needs the whole object."""
+        return self.tiles and self.engine != "gradient" and self.object_tv == 0
 
     @property
     def constrains(self) -> bool:

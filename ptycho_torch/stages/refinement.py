@@ -52,6 +52,7 @@ def refine(context: StageContext) -> None:
         result = engine.run_epoch(epoch)
         converged = result.is_converged
         seconds = result.seconds
+        sent = {"sent_mb": result.sent_bytes / 1e6, "communication_s": result.communication_s}
         context.report.epoch(
             "refine",
             epoch,
@@ -60,6 +61,7 @@ def refine(context: StageContext) -> None:
             step=result.step,
             frames_per_s=scan.n_positions / max(seconds, 1e-9),
             seconds=seconds,
+            **(sent if ranks.size > 1 else {}),
         )
         if ranks.broadcast(time.monotonic() - saved_s > CHECKPOINT_EVERY_S):
             checkpoint.save(engine, epoch, converged)
@@ -93,7 +95,9 @@ def build_engine(
     owned = owned_frames(scan, ranks)
     if config.moves_positions:
         scan = _with_room(scan, config.position_limit_px)
-    problem = load_problem(scan, owned, ranks, device, config.memory_limit_mb)
+    room_px = math.ceil(config.position_limit_px) if config.moves_positions else 0
+    tile_room_px = room_px if config.uses_tiles else None
+    problem = load_problem(scan, owned, ranks, device, config.memory_limit_mb, tile_room_px=tile_room_px)
     probe = start.probe if start is not None and start.probe is not None else None
     if probe is None:
         probe = choose_probe(scan, config, ranks, scan.probe)
