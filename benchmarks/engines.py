@@ -44,8 +44,8 @@ WHOLE = ("epochs", "batch_size", "probe_modes")
 WORDS = ("engine", "batching", "likelihood", "optimizer")
 OPTIONS = (*WORDS, *WHOLE, "alpha", "probe_alpha", "momentum", "probe_momentum", "relaxation", "learning_rate")
 STARTS = ("flat", "slow", "linear")
-# After this epoch only every third is judged.
-EVERY_EPOCH_TO = 12
+# After this epoch only every fifth is judged.
+EVERY_EPOCH_TO = 8
 ROW = "{:28s} {:>4s} {:>6s} {:>6s} {:>7s} {:>9s} {:>9s} {:>9s} {:>7s} {:>8s} {:>7s}"
 HEAD = ("run", "seed", "epochs", "load s", "s/epoch", "s to goal", "phase rad", "after min", "PSNR dB", "R")
 
@@ -306,7 +306,7 @@ def reconstruct(folder: Path) -> None:
         result = engine.run_epoch(epoch)
         epoch_s.append(time.process_time() - began_s)
         r_factors.append(result.r_factor)
-        if scan.truth is not None and (epoch <= EVERY_EPOCH_TO or epoch % 3 == 0 or result.is_converged):
+        if scan.truth is not None and (epoch <= EVERY_EPOCH_TO or epoch % 5 == 0 or result.is_converged):
             np.save(folder / f"epoch-{epoch:04d}.npy", engine.object)
         if result.is_converged:
             break
