@@ -5,8 +5,8 @@
 Without a bundle the linear inverse makes the image, else the bundle's network. Without a scan: 1,024 frames of 64² of a
 photograph-like object at 1e6 and 1e4 photons, the true start probe and the wrong one that `simulate` gives. For each,
 phase errors after alignment and CPU seconds of: a flat object; the first image, its patches stitched as they are and
-with phases synchronised; rPIE from flat in as many epochs as take as long; then epochs of rPIE from the first image and
-from flat. With a scan: R-factors. One thread; about 1 CPU minute for the simulated scans, as much for the Siemens star.
+with phases synchronised; the engine from flat in as many epochs as take as long; then epochs of it from the first image
+and from flat. With a scan: R-factors. One thread; about 1 CPU minute for the simulated scans, as much for the star.
 """
 
 from __future__ import annotations
@@ -51,6 +51,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=3, help="of the simulated scans")
     parser.add_argument("--photons", type=float, nargs="+", default=[1e6, 1e4])
     parser.add_argument("--object", default="natural")
+    parser.add_argument("--engine", default="rpie", help="what refines")
+    parser.add_argument("--anneal-from", type=float, default=0.4, help="share of the epochs after which steps shrink")
     parser.add_argument("--image", type=Path, help="npz file for the first images")
     return parser.parse_args()
 
@@ -59,7 +61,7 @@ def measure(image: ObjectImage, scan: Scan) -> str:
     """Phase error against the truth, where there is one, and R-factor."""
     probe = scan.probe if image.probe is None else image.probe
     everything = np.arange(scan.n_positions)
-    found = measure_residuals(scan, everything, image.object, probe, image.grid, SerialRanks(), device=CPU)
+    found = measure_residuals(scan, everything, image, probe, SerialRanks(), device=CPU)
     line = f"R-factor {found.r_factor:.4f}"
     if scan.truth is not None:
         region = scanned_region(scan.positions_px, scan.probe, scan.truth.grid)
@@ -68,9 +70,9 @@ def measure(image: ObjectImage, scan: Scan) -> str:
     return line
 
 
-def refined(scan: Scan, epochs: int, start: ObjectImage | None) -> ObjectImage:
+def refined(scan: Scan, config: RefineConfig, epochs: int, start: ObjectImage | None) -> ObjectImage:
     """The engine's image after so many epochs, steps annealed towards the last."""
-    engine = build_engine(scan, RefineConfig(epochs=epochs), SerialRanks(), CPU, start=start)
+    engine = build_engine(scan, replace(config, epochs=epochs), SerialRanks(), CPU, start=start)
     for epoch in range(1, epochs + 1):
         engine.run_epoch(epoch)
     return engine.image()
@@ -93,7 +95,7 @@ def first_image(bundle: TrainedModel | None, scan: Scan, *, synchronise: bool) -
     return stitch_scan(model, scan, SerialRanks(), CPU, synchronise=synchronise, on_message=print)
 
 
-def compare(name: str, bundle: TrainedModel | None, scan: Scan) -> ObjectImage:
+def compare(name: str, bundle: TrainedModel | None, scan: Scan, config: RefineConfig) -> ObjectImage:
     print(f"\n{name}: {scan.n_positions} frames of {scan.patch_size}²", flush=True)
 
     def show(what: str, image: ObjectImage, seconds: float) -> None:
@@ -108,12 +110,15 @@ def compare(name: str, bundle: TrainedModel | None, scan: Scan) -> ObjectImage:
     show("first image, stitched as it is", plain, 0.0)
     image, seconds = timed(lambda: first_image(bundle, scan, synchronise=True))
     show("first image, phases synchronised", image, seconds)
-    _, one_epoch = timed(lambda: refined(scan, 3, None))
+    _, one_epoch = timed(lambda: refined(scan, config, 3, None))
     for epochs in sorted({max(1, round(seconds / (one_epoch / 3))), *EPOCHS}):
-        show(f"rPIE from flat, {epochs} epochs", *timed(lambda n=epochs: refined(scan, n, None)))
+        show(f"{config.engine} from flat, {epochs} epochs", *timed(lambda n=epochs: refined(scan, config, n, None)))
     start = replace(image, probe=None)
     for epochs in EPOCHS:
-        show(f"rPIE from the first image, {epochs} epochs", *timed(lambda n=epochs: refined(scan, n, start)))
+        show(
+            f"{config.engine} from the first image, {epochs} epochs",
+            *timed(lambda n=epochs: refined(scan, config, n, start)),
+        )
     return image
 
 
@@ -122,16 +127,17 @@ def main() -> None:
     logging.basicConfig(level=logging.WARNING)
     options = parse_arguments()
     model = load_bundle(options.bundle) if options.bundle else None
+    config = RefineConfig(engine=options.engine, anneal_from=options.anneal_from)
     images = {}
     if options.scan:
         scan = prepare(open_scan(options.scan), crop_px=options.crop_px)
-        images[options.scan.stem] = compare(str(options.scan), model, scan).object
+        images[options.scan.stem] = compare(str(options.scan), model, scan, config).object
     else:
         for photons in options.photons:
             for start in ("true", "wrong"):
                 settings = SimulateConfig(photons=photons, start_probe=start, seed=options.seed, object=options.object)
                 name = f"{options.object}, {photons:.0e} photons, {start} probe"
-                images[name] = compare(name, model, _with_own_grid(settings)).object
+                images[name] = compare(name, model, _with_own_grid(settings), config).object
     if options.image:
         np.savez(options.image, **images)
 

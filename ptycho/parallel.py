@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -42,6 +43,14 @@ class Ranks(Protocol):
         """Replace the buffer on rank 0 by the sum over ranks; elsewhere its content is undefined afterwards."""
         ...
 
+    def exchange(self, outgoing: Mapping[int, Any], incoming: Mapping[int, Any]) -> None:
+        """Send buffers to other ranks, and fill buffers with what others send here; both by the other's number.
+
+        What a rank sends to another has the size of the buffer that the other waits with. All buffers hold real
+        numbers. Ranks without buffers call it too.
+        """
+        ...
+
     def barrier(self) -> None:
         """Return when every rank has come here."""
         ...
@@ -64,6 +73,9 @@ class SerialRanks:
         pass
 
     def sum_to_root(self, buffer: Any) -> None:
+        pass
+
+    def exchange(self, outgoing: Mapping[int, Any], incoming: Mapping[int, Any]) -> None:
         pass
 
     def barrier(self) -> None:
@@ -102,6 +114,12 @@ class MPIRanks:
         else:
             self._communicator.Reduce(array, None)
 
+    def exchange(self, outgoing: Mapping[int, Any], incoming: Mapping[int, Any]) -> None:
+        requests = [self._communicator.Irecv(np.asarray(buffer), rank) for rank, buffer in incoming.items()]
+        requests += [self._communicator.Isend(np.asarray(buffer), rank) for rank, buffer in outgoing.items()]
+        for request in requests:
+            request.Wait()
+
     def barrier(self) -> None:
         self._communicator.Barrier()
 
@@ -111,6 +129,52 @@ class MPIRanks:
         torch_ranks = sys.modules.get("ptycho_torch.ranks")
         if torch_ranks is not None:
             torch_ranks.close_process_group()
+
+
+class CountedRanks:
+    """Ranks that count what passes through them.
+
+    sent_bytes: handed to collectives, and sent to other ranks
+    seconds:    spent in them, waiting for slower ranks included
+    """
+
+    def __init__(self, ranks: Ranks) -> None:
+        self._ranks, self.rank, self.size = ranks, ranks.rank, ranks.size
+        self.sent_bytes, self.seconds = 0, 0.0
+
+    def broadcast(self, value: T) -> T:
+        started_s = time.perf_counter()
+        result = self._ranks.broadcast(value)
+        self._count([value] if self.rank == 0 and isinstance(value, np.ndarray) else [], started_s)
+        return result
+
+    def all_sum(self, buffer: Any) -> None:
+        started_s = time.perf_counter()
+        self._ranks.all_sum(buffer)
+        self._count([buffer], started_s)
+
+    def sum_to_root(self, buffer: Any) -> None:
+        started_s = time.perf_counter()
+        self._ranks.sum_to_root(buffer)
+        self._count([buffer], started_s)
+
+    def exchange(self, outgoing: Mapping[int, Any], incoming: Mapping[int, Any]) -> None:
+        started_s = time.perf_counter()
+        self._ranks.exchange(outgoing, incoming)
+        self._count(outgoing.values(), started_s)
+
+    def barrier(self) -> None:
+        started_s = time.perf_counter()
+        self._ranks.barrier()
+        self._count([], started_s)
+
+    def close(self) -> None:
+        self._ranks.close()
+
+    def _count(self, buffers: Iterable[Any], started_s: float) -> None:
+        self.seconds += time.perf_counter() - started_s
+        if self.size > 1:
+            self.sent_bytes += sum(int(buffer.nbytes) for buffer in buffers)
 
 
 # Each launcher tells its processes their number under names of its own.

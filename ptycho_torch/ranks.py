@@ -63,6 +63,13 @@ class TorchRanks:
     def sum_to_root(self, buffer: Any) -> None:
         distributed.reduce(_summable(buffer), dst=0, group=self._group)
 
+    def exchange(self, outgoing: Mapping[int, Any], incoming: Mapping[int, Any]) -> None:
+        works = [distributed.irecv(torch.as_tensor(buffer), rank, self._group) for rank, buffer in incoming.items()]
+        works += [distributed.isend(torch.as_tensor(buffer), rank, self._group) for rank, buffer in outgoing.items()]
+        for work in works:
+            if work is not None:
+                work.wait()
+
     def barrier(self) -> None:
         distributed.barrier(group=self._group)
 

@@ -173,6 +173,25 @@ def test_two_processes_share_values_sums_and_barriers():
     assert (first[6], second[6]) == (False, False)
 
 
+def _letters(ranks):
+    """Every rank writes to all others, in letters whose length tells sender and receiver apart; also an empty round."""
+    others = [rank for rank in range(ranks.size) if rank != ranks.rank]
+    outgoing = {rank: np.full(2 + 10 * ranks.rank + rank, ranks.rank, np.float32) for rank in others}
+    incoming = {rank: torch.full((2 + 10 * rank + ranks.rank,), -1.0) for rank in others}
+    ranks.exchange(outgoing, incoming)
+    ranks.exchange({}, {})
+    one_way = np.zeros((2, 2))
+    ranks.exchange({0: np.full((2, 2), 7.0)} if ranks.rank == 1 else {}, {1: one_way} if ranks.rank == 0 else {})
+    ranks.close()
+    return {rank: buffer.tolist() for rank, buffer in incoming.items()}, one_way.tolist()
+
+
+def test_processes_exchange_buffers_with_one_another():
+    first, second = on_processes(_letters)
+    assert first == ({1: [1.0] * 12}, [[7.0] * 2] * 2)
+    assert second == ({0: [0.0] * 3}, [[0.0] * 2] * 2)
+
+
 def _leave_alone(ranks):
     if ranks.rank == 1:
         close_process_group()

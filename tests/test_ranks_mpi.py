@@ -88,6 +88,25 @@ def test_mpi_ranks_share_values_and_sums(size, tmp_path):
     assert said[0][5][5] == [[size, index_total]] * 2
 
 
+LETTERS = """
+import numpy as np, torch
+from ptycho.parallel import find_ranks
+ranks = find_ranks()
+others = [rank for rank in range(ranks.size) if rank != ranks.rank]
+incoming = {rank: torch.full((2 + 10 * rank + ranks.rank,), -1.0) for rank in others}
+ranks.exchange({rank: np.full(2 + 10 * ranks.rank + rank, ranks.rank, np.float32) for rank in others}, incoming)
+ranks.exchange({}, {})
+ranks.close()
+say(ranks.rank, [[rank, buffer.tolist()] for rank, buffer in incoming.items()])
+"""
+
+
+def test_mpi_ranks_exchange_buffers_with_one_another(tmp_path):
+    said = mpirun(3, LETTERS, tmp_path)
+    for rank, letters in enumerate(said):
+        assert letters == [[other, [float(other)] * (2 + 10 * other + rank)] for other in range(3) if other != rank]
+
+
 TORCH_GROUP = """
 import os
 import torch, torch.distributed as distributed

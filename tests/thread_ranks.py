@@ -36,6 +36,12 @@ class ThreadRanks:
         values = self._exchange(array.copy())
         array[...] = sum(values) if self.rank == 0 else np.nan
 
+    def exchange(self, outgoing, incoming):
+        sent = self._exchange({rank: np.asarray(buffer).copy() for rank, buffer in outgoing.items()})
+        assert {rank for rank, to in enumerate(sent) if self.rank in to} == set(incoming)
+        for rank, buffer in incoming.items():
+            np.asarray(buffer)[...] = sent[rank][self.rank]
+
     def barrier(self):
         self._shared.barrier.wait()
 

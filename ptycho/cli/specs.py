@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass
+from os.path import relpath
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ptycho.cli.arguments import AsJson, Overrides, SpecPath
+from ptycho.cli.arguments import AsJson, DataKeysSet, Overrides, SpecPath
 from ptycho.cli.axes import axes_facts, compare_axes, say_axes
 from ptycho.cli.console import next_step, say, show_json, show_table
-from ptycho.errors import RequestError
+from ptycho.errors import DataError, RequestError
 
 if TYPE_CHECKING:
     from ptycho.data.scan import Scan
     from ptycho.jobs.resolved_job import ResolvedJob
+    from ptycho.jobs.spec import JobSpec
 
 _STARTER = """\
 # A job for `ptycho run`. Every key that is left out has a sensible default: see docs/job-spec.md.
@@ -25,7 +30,7 @@ engine = "{engine}"{engine_note}
 # seed = 0
 
 [data]
-scan = "{scan}"{facts}
+scan = "{scan}"{facts}{said}
 # crop_px = {crop}          # keep the central detector pixels only: faster, coarser
 {network}
 [refine]
@@ -68,9 +73,13 @@ def init(
         typer.Option("--output", "-o", help="Where to write the spec; beside you, named like the scan, when left out."),
     ] = None,
     engine: Annotated[str, typer.Option(help="The engine to start with.")] = "pinn",
+    said: DataKeysSet = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of job specs, for editors.")] = False,
 ) -> None:
-    """Write a commented job spec for a scan."""
+    """Write a commented job spec for a scan.
+
+    What its file leaves open is said by --set, as a key of [data], and written into the spec.
+    """
     if schema:
         from ptycho.jobs.schema import schema_text
 
@@ -78,14 +87,20 @@ def init(
         return
     if scan is None:
         raise RequestError("Name the scan file: ptycho init SCAN. No scan yet? Make one: ptycho simulate scan.h5")
-    from ptycho.data.formats import open_scan
-    from ptycho.jobs.spec import parse_spec
+    from ptycho.jobs.resolve import job_data, open_job_scan, stated_spec
+    from ptycho.jobs.spec import KEYS, parse_spec
 
-    opened = open_scan(scan)
+    stated = stated_spec(scan, said or ())
+    try:
+        opened = open_job_scan(job_data(stated))
+    except DataError as error:
+        if not any(f"{key} = " in str(error) for key in KEYS["data"]):
+            raise
+        raise DataError(f"{error} Say it so: ptycho init {scan} --set KEY=VALUE") from error
     target = spec or Path(f"{scan.stem}.toml")
     if target.exists():
         raise RequestError(f"{target} exists already. Choose another name: ptycho init {scan} --output OTHER.toml")
-    text = _starter(opened, scan, target, engine)
+    text = _starter(opened, scan, target, engine, _said_lines(stated, target))
     parse_spec(text, path=target.resolve())
     from ptycho.jobs.json_file import write_text
 
@@ -94,9 +109,33 @@ def init(
     next_step(f"ptycho check {target}, then ptycho run {target}")
 
 
-def _starter(scan: Scan, path: Path, target: Path, engine: str) -> str:
-    from os.path import relpath
+def _said_lines(stated: JobSpec, target: Path) -> list[str]:
+    """What was said about the scan's file, as lines of [data]; paths are relative to the new spec."""
+    from ptycho.jobs.spec import DATA_FILES
 
+    keys = [path.partition(".")[2] for path in sorted(stated.sources) if path not in ("data.scan", "data.scans")]
+    values = {key: getattr(stated.data, key) for key in keys}
+    return [
+        f"{key} = {toml_text(_beside(Path(value), target) if key in DATA_FILES else value)}"
+        for key, value in values.items()
+    ]
+
+
+def _beside(path: Path, target: Path) -> str:
+    """The path as the spec at `target` names it."""
+    return Path(relpath(path.resolve(), target.resolve().parent)).as_posix()
+
+
+def toml_text(value: Any) -> str:
+    """A key's value as TOML, on one line."""
+    if is_dataclass(value) and not isinstance(value, type):
+        given = {field.name: getattr(value, field.name) for field in fields(value)}
+        parts = (f"{key} = {toml_text(part)}" for key, part in given.items() if part is not None)
+        return "{ " + ", ".join(parts) + " }"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _starter(scan: Scan, path: Path, target: Path, engine: str, said: Sequence[str]) -> str:
     from ptycho.jobs.spec import KEYS
 
     is_network = engine == "pinn"
@@ -104,7 +143,8 @@ def _starter(scan: Scan, path: Path, target: Path, engine: str) -> str:
         engine=engine,
         engine_note="        # train a network, then refine its image" if is_network else "",
         name=path.stem,
-        scan=Path(relpath(path.resolve(), target.resolve().parent)).as_posix(),
+        scan=_beside(path, target),
+        said="".join(f"\n{line}" for line in said),
         facts=f"   # {scan.n_positions} frames, {scan.patch_size} × {scan.patch_size}",
         crop=scan.patch_size // 2,
         network=_NETWORK.format(defaults=KEYS) if is_network else "",

@@ -28,6 +28,8 @@ class RefineConfig:
                    et al. 2009), "raar" (Luke 2005), "gradient" (Adam or L-BFGS), "auto" (mpie; lsqml
                    for thick objects; rpie where there is less than a photon per pixel), "none"
     epochs:        sweeps over all frames; the steps are annealed towards the last one
+    coarse_epochs: epochs before the first, on the central half of the detector alone: an object of pixels twice as
+                   wide, whose image is the start. Not with slices, nor after a first image
     batch_size:    frames updated at once, over all ranks; None: a 32nd of the scan, at least 32, at most an eighth.
                    Larger batches need fewer passes over a large object image; batches whose windows overlap much
                    converge slower
@@ -47,6 +49,8 @@ class RefineConfig:
     learning_rate: Adam's step in the object, whose vacuum is 1, and in the probe relative to its mean
     slices:        slices of a thick object, through which light flies in turn; 1 is a thin object. Not for dm, raar
     slice_spacing_m: distance from one slice to the next
+    tiles:         whether each of several ranks holds only the part of the object that its frames see, and exchanges
+                   rims with its neighbours; with gradient and object_tv every rank holds the whole object all the same
     memory_limit_mb: largest size of the measured frames kept in memory, per rank; larger scans are read from the file
                    chunk by chunk in every epoch; None: all that this machine has free
     update_probe:  whether the probe is refined at all
@@ -73,6 +77,7 @@ class RefineConfig:
 
     engine: EngineName = "rpie"
     epochs: int = 30
+    coarse_epochs: int = 0
     batch_size: int | None = None
     batching: Batching = "sparse"
     alpha: float | None = None
@@ -88,6 +93,7 @@ class RefineConfig:
     learning_rate: float = 0.02
     slices: int = 1
     slice_spacing_m: float | None = None
+    tiles: bool = True
     memory_limit_mb: float | None = None
     update_probe: bool = True
     probe_start_epoch: int = 1
@@ -127,6 +133,7 @@ class RefineConfig:
                 self.memory_limit_mb is None or self.memory_limit_mb > 0,
                 "above 0",
             ),
+            *_out_of("coarse_epochs", self.coarse_epochs, 0 <= self.coarse_epochs <= 1000, "between 0 and 1000"),
             *_out_of("slices", self.slices, 1 <= self.slices <= 64, "between 1 and 64"),
             *_out_of(
                 "slice_spacing_m",
@@ -161,6 +168,8 @@ class RefineConfig:
         found = []
         if self.slice_spacing_m is None:
             found.append(f"slices = {self.slices}: needs slice_spacing_m, the distance from one slice to the next")
+        if self.coarse_epochs:
+            found.append(f"slices = {self.slices}: coarse epochs know one thin object; leave coarse_epochs out")
         if self.engine in ("dm", "raar"):
             found.append(
                 f'slices = {self.slices}: engine "{self.engine}" projects onto one thin object;'
@@ -172,6 +181,11 @@ class RefineConfig:
     def moves_positions(self) -> bool:
         """Whether any correction of positions is on."""
         return self.position_correction != "none" or self.position_search
+
+    @property
+    def uses_tiles(self) -> bool:
+        """Whether several ranks hold tiles: what looks at pixels beyond a rank's own frames needs the whole object."""
+        return self.tiles and self.engine != "gradient" and self.object_tv == 0
 
     @property
     def constrains(self) -> bool:

@@ -50,12 +50,17 @@ def open_job_scan(data: JobData) -> Scan:
 
 
 def stated_data(scan: Path, statements: Sequence[str]) -> JobData:
-    """The data of a job that says nothing but its scan and these keys of [data], each "key=value".
+    """The data of a job that says nothing but its scan and these keys of [data]; see `stated_spec`."""
+    return job_data(stated_spec(scan, statements))
+
+
+def stated_spec(scan: Path, statements: Sequence[str]) -> JobSpec:
+    """The spec of a job that says nothing but its scan and these keys of [data], each "key=value".
 
     Raises SpecError or DataError as a spec with them would.
     """
     overrides = [text if text.startswith("data.") else f"data.{text}" for text in statements]
-    return job_data(parse_spec("", overrides=[f"data.scan={json.dumps(str(scan))}", *overrides]))
+    return parse_spec("", overrides=[f"data.scan={json.dumps(str(scan))}", *overrides])
 
 
 def resolve(spec: JobSpec, *, launched_ranks: int | None = None) -> tuple[ResolvedJob, Scan]:

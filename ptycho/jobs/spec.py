@@ -28,8 +28,9 @@ if TYPE_CHECKING:
 
 KEYS: Mapping[str, Mapping[str, Any]] = MappingProxyType({name: table.defaults for name, table in TABLES.items()})
 # Keys that name files to read.
+DATA_FILES = ("scan", "train", "mask", "dark", "positions", "start")
 _INPUT_PATHS = (
-    *(("data", key) for key in ("scan", "train", "mask", "dark", "positions", "start")),
+    *(("data", key) for key in DATA_FILES),
     ("model", "bundle"),
     ("container", "image"),
     ("synthetic", "probe_file"),

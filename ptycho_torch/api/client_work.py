@@ -74,8 +74,7 @@ def train_for_client(
     from ptycho_torch.pinn.training import train
 
     end_with_parent()
-    if config.model.model_type == "supervised" or config.realspace_mae_weight > 0:
-        scan = _labelled(scan)
+    scan = with_label(scan, config)
     if chosen is not None:
         scan = subset(scan, chosen)
     return train(scan, config, execution, seed=seed, report=LogReport(), callbacks=callbacks)
@@ -138,9 +137,13 @@ def _refined(scan: Scan, image: ObjectImage, n_epochs: int, device: torch.device
     return engine.image()
 
 
-def _labelled(scan: Scan) -> Scan:
-    """The scan with the client's object as its truth, in the gauge in which the network works."""
-    if scan.truth is not None:
+def with_label(scan: Scan, config: TrainingConfig) -> Scan:
+    """The scan with its object as its truth, in the gauge in which the network works, where the training needs one.
+
+    Raises ModelError where the object is missing, flat, or too small.
+    """
+    is_needed = config.model.model_type == "supervised" or config.realspace_mae_weight > 0
+    if scan.truth is not None or not is_needed:
         return scan
     start = scan.object_start
     if start is None or scan.object_grid is None or np.ptp(np.abs(start - start.flat[0])) < 1e-6:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.image import ObjectImage
+from ptycho_torch.engines.tiles import Tile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +22,7 @@ class EpochResult:
     seconds:      wall-clock time
     step:         part of the full step that annealing left
     is_converged: whether further sweeps are not expected to change the image
+    sent_bytes:   what this rank handed to other ranks; communication_s: time in that, waiting for slower ranks included
     """
 
     epoch: int
@@ -28,17 +30,20 @@ class EpochResult:
     seconds: float
     step: float
     is_converged: bool
+    sent_bytes: int = 0
+    communication_s: float = 0.0
 
 
 class Engine(Protocol):
     """An iterative reconstruction of one scan. Built on every rank from `Problem`, `RefineConfig`, ranks and starts.
 
-    Every rank calls `run_epoch` and `image` together; all ranks then hold the same object and probe.
+    Every rank calls `run_epoch`, `object` and `image` together. All ranks hold the same probe, and the same object
+    unless each holds a tile of it; then rank 0 is given the whole object, and the others their tiles.
     """
 
     @property
     def grid(self) -> ObjectGrid:
-        """Where the object's pixels lie."""
+        """Where the whole object's pixels lie."""
         ...
 
     @property
@@ -59,11 +64,21 @@ class Engine(Protocol):
         ...
 
     def image(self) -> ObjectImage:
-        """Object, probe and coverage. Every rank must call it."""
+        """Object, probe and coverage."""
+        ...
+
+    @property
+    def tile(self) -> Tile | None:
+        """The part of the object that this rank holds; None: every rank holds the whole object."""
+        ...
+
+    @property
+    def canvas_names(self) -> tuple[str, ...]:
+        """The tensors (…, y, x) of `state_dict` that lie on the object's grid, or on the tile's."""
         ...
 
     def state_dict(self) -> dict[str, Tensor]:
-        """All that the next epoch depends on and every rank holds alike: tensors that are copies."""
+        """All that the next epoch depends on and every rank holds alike, but for tiles: tensors that are copies."""
         ...
 
     def frame_state_dict(self) -> dict[str, Tensor]:

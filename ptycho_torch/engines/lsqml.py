@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ptycho_torch.engines.estimate import Chunk
 from ptycho_torch.engines.pie import Pie
-from ptycho_torch.engines.sums import add_light, move, share
+from ptycho_torch.engines.sums import add_light, move, share, share_canvas
 
 # Part of a frame's own curvatures added to them, so that directions that look alike share the step.
 _RIDGE = 0.1
@@ -33,7 +33,7 @@ class LsqMl(Pie):
         sums, estimate, config = self._sums, self.estimate, self.config
         image, probe = torch.zeros_like(estimate.object), torch.zeros_like(estimate.probe)
         weight = sums.object_weight.clone()
-        move(image, sums.object, sums.object_weight, self._alpha, 1.0)
+        move(image, sums.object, sums.object_weight, self._alpha, 1.0, sums.largest)
         if moves_probe:
             move(probe, sums.probe, sums.probe_weight, config.effective_probe_alpha, 1.0)
         asked = torch.zeros_like(weight)
@@ -48,9 +48,9 @@ class LsqMl(Pie):
                 on = on.before
             totals += torch.stack([probe_steps.sum(), torch.ones_like(probe_steps).sum()])
         self._kept.clear()
-        share(asked, self._ranks)
+        share_canvas(asked, self._problem.tile, self._ranks)
         share(totals, self._ranks)
-        ratio = asked / weight.clamp(min=1e-6 * float(weight.max()))
+        ratio = asked / weight.clamp(min=1e-6 * float(sums.largest))
         estimate.object += image * ratio * (step * config.object_step)
         if moves_probe:
             estimate.probe += probe * (float(totals[0] / totals[1]) * step * config.probe_step)

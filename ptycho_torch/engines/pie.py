@@ -44,7 +44,7 @@ class Pie(SweepingEngine):
         super().__init__(problem, config, ranks, probe, object_start, seed=seed)
         self._object_momentum = Momentum(config.momentum, self.estimate.object)
         self._probe_momentum = Momentum(config.probe_momentum, self.estimate.probe)
-        self._sums = Sums(self.estimate.object, self.estimate.probe)
+        self._sums = Sums(self.estimate.object, self.estimate.probe, problem.tile, ranks.size)
         self._alpha = config.object_alpha(problem.mean_photons / problem.patch_size**2)
 
     def _step(self, epoch: int) -> float:
@@ -85,6 +85,11 @@ class Pie(SweepingEngine):
         if moves_probe:
             self._probe_momentum.push(self.estimate.probe, before[1], step)
 
+    @property
+    def canvas_names(self) -> tuple[str, ...]:
+        """See `SweepingEngine`."""
+        return (*super().canvas_names, "object_velocity")
+
     def _state(self) -> dict[str, Tensor]:
         velocities = {
             "object_velocity": self._object_momentum.velocity,
@@ -112,6 +117,6 @@ class Pie(SweepingEngine):
         """Move object and probe by the batch's sums."""
         sums, config, estimate = self._sums, self.config, self.estimate
         object_step = step * config.object_step / math.sqrt(config.slices)
-        move(estimate.object, sums.object, sums.object_weight, self._alpha, object_step)
+        move(estimate.object, sums.object, sums.object_weight, self._alpha, object_step, sums.largest)
         if moves_probe:
             move(estimate.probe, sums.probe, sums.probe_weight, config.effective_probe_alpha, step * config.probe_step)

@@ -129,7 +129,7 @@ def _model_basis(problem: Problem, config: RefineConfig) -> Tensor | None:
         return None
     n = problem.n_total
     if config.position_model in ("free", "affine"):
-        corners = problem.corners_px / max(problem.grid.shape) - 0.5
+        corners = problem.whole_corners_px / max(problem.whole_grid.shape) - 0.5
         return torch.cat([torch.ones_like(corners[:, :1]), corners], 1)
     time = torch.from_numpy((problem.frame_index + 0.5) / n).to(problem.device)
     terms = [torch.ones_like(time), time - 0.5]

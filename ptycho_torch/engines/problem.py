@@ -19,6 +19,7 @@ from ptycho.errors import DataError
 from ptycho.parallel import Ranks
 from ptycho_torch.engines.memory import free_bytes
 from ptycho_torch.engines.streaming import StreamedAmplitude, amplitudes
+from ptycho_torch.engines.tiles import Tile
 from ptycho_torch.physics.patches import Windows
 from ptycho_torch.physics.propagate import Propagator
 
@@ -41,6 +42,7 @@ class Problem:
     mean_counts:  (y, x) float32, mean over the whole scan, in the amplitudes' order, zero where masked
     propagator:   from exit waves to detector waves
     geometry:     of the measurement
+    tile:         the part of the whole object that this rank holds, whose grid `grid` then is; None: all of it
     """
 
     amplitude: Tensor | StreamedAmplitude
@@ -54,6 +56,7 @@ class Problem:
     mean_counts: Tensor
     propagator: Propagator = field(default_factory=Propagator)
     geometry: Geometry = field(default_factory=Geometry)
+    tile: Tile | None = None
 
     @property
     def n_total(self) -> int:
@@ -68,6 +71,16 @@ class Problem:
     @property
     def device(self) -> torch.device:
         return self.amplitude.device
+
+    @property
+    def whole_grid(self) -> ObjectGrid:
+        """The grid of the whole object."""
+        return self.grid if self.tile is None else self.tile.whole
+
+    @property
+    def whole_corners_px(self) -> Tensor:
+        """The corners on the whole grid."""
+        return self.corners_px + self.corners_px.new_tensor((0, 0) if self.tile is None else self.tile.start)
 
     def plan(self, chunks: Iterable[Tensor]) -> None:
         """Announce the rows that will be looked at next, chunk by chunk, so that streamed frames are read ahead."""
@@ -96,16 +109,23 @@ def load_problem(
     ranks: Ranks,
     device: torch.device | str = "cpu",
     memory_limit_mb: float | None = None,
+    *,
+    tile_room_px: int | None = None,
 ) -> Problem:
     """Read this rank's frames. Every rank must call it; together they own every frame once.
 
     owned: scan indices of the frames that this rank reads and keeps
     memory_limit_mb: largest size of the amplitudes to keep; if they are larger they stay in the file and are read
         again in every epoch. None: half of what the device, or this machine divided by the ranks, has free
+    tile_room_px: each rank holds a tile of the object, in which its windows may move that far; None: it holds all of it
 
     Raises DataError for unreadable frames or a scan without counts, ValueError when frames are owned twice or by none.
     """
     size, grid = scan.patch_size, scan.grid
+    tile = None
+    if tile_room_px is not None and ranks.size > 1:
+        tile = Tile.around(grid.corners_px(scan.positions_px[owned], size), size, grid, tile_room_px, ranks)
+        grid = tile.grid
     propagator = Propagator.of(scan.geometry, size, device)
     bad = None if scan.mask is None or scan.mask.all() else torch.from_numpy(~scan.mask)
     n_bytes = 4 * len(owned) * size * size
@@ -143,6 +163,7 @@ def load_problem(
         mean_counts=(counts / scan.n_positions).float().to(device),
         propagator=propagator,
         geometry=scan.geometry,
+        tile=tile,
     )
 
 

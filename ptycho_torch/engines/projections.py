@@ -52,7 +52,7 @@ class Projections(SweepingEngine):
         self._waves = torch.empty(len(self._rows), n_modes, size, size, dtype=torch.complex64, device=problem.device)
         for rows in self._chunks(self._rows):
             self._waves[rows] = self.estimate.look(rows).waves
-        self._sums = Sums(self.estimate.object, self.estimate.probe)
+        self._sums = Sums(self.estimate.object, self.estimate.probe, problem.tile, ranks.size)
 
     def _sweep(self, epoch: int, step: float) -> float:
         estimate, sums = self.estimate, self._sums
@@ -62,13 +62,13 @@ class Projections(SweepingEngine):
             self._reflect(rows, relaxation)
         sums.share(self._ranks)
         missed = float(sums.missed)
-        move(estimate.object, sums.object, sums.object_weight, _INERTIA, 1.0)
+        move(estimate.object, sums.object, sums.object_weight, _INERTIA, 1.0, sums.largest)
         if self._moves_probe(epoch):
             sums.clear()
             for rows in self._chunks(self._rows):
                 chunk = estimate.look(rows)
                 sums.add_probe([(chunk, self._waves[rows] - chunk.waves)])
-            sums.share(self._ranks)
+            sums.share_probe(self._ranks)
             move(estimate.probe, sums.probe, sums.probe_weight, _INERTIA, 1.0)
         return missed
 

@@ -52,7 +52,7 @@ def register_frames(problem: Problem, probe: Tensor, ranks: Ranks, reach_px: flo
     weight = _cut(torch.view_as_real(probe).square().sum((0, -1)), side)
     weight = (weight / (_FULL_WEIGHT * weight.max())).clamp(max=1)
     recorded = np.zeros((problem.n_total, 2))
-    recorded[problem.frame_index] = problem.corners_px.cpu().numpy()
+    recorded[problem.frame_index] = problem.whole_corners_px.cpu().numpy()
     ranks.all_sum(recorded)
     width = 2 * float((weight > 0.5).sum() / np.pi) ** 0.5
     pairs, distances = _register_pairs(problem, patches, weight, recorded, _NEIGHBOUR * width, 2 * reach_px, ranks)

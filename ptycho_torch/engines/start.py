@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ptycho.parallel import Ranks
 from ptycho_torch.engines.problem import Problem
+from ptycho_torch.engines.sums import share, share_canvas
 from ptycho_torch.physics.patches import Windows, accumulate_pattern
 
 # Power of each added mode relative to the first: enough to break the symmetry, too little to do harm.
@@ -50,20 +51,25 @@ def start_object(
     The image becomes the middle one of several slices: shares of a phase that has wrapped would have edges. Every rank
     must call it. Raises ValueError when shape or values cannot be used.
     """
-    shape = problem.grid.shape
-    slices = torch.ones(n_slices, *shape, dtype=torch.complex64, device=problem.device)
+    shape = problem.whole_grid.shape
+    slices = torch.ones(n_slices, *problem.grid.shape, dtype=torch.complex64, device=problem.device)
     if image is None:
         return slices
     if image.shape != shape:
         raise ValueError(f"object of shape {image.shape}: must be {shape} as the grid is")
     if not np.isfinite(image).all():
         raise ValueError(f"the start object has {int((~np.isfinite(image)).sum())} values that are not finite")
+    if problem.tile is not None:
+        image = problem.tile.cut(image)
     start = torch.as_tensor(image, dtype=torch.complex64, device=problem.device).clone()
-    light = illumination(probe, problem, ranks)
-    passed = float((torch.view_as_real(start).square().sum(-1) * light).sum(dtype=torch.float64))
+    light = _own_light(probe, problem, problem.windows())
+    passed_here = (torch.view_as_real(start).square().sum(-1) * light).sum(dtype=torch.float64)
+    sums = torch.stack([passed_here, light.sum(dtype=torch.float64)])
+    share(sums, ranks)
+    passed, given = sums.tolist()
     if not passed > 0:
         raise ValueError("the start object is zero wherever light falls; give another start")
-    slices[n_slices // 2] = start * math.sqrt(float(light.sum(dtype=torch.float64)) / passed)
+    slices[n_slices // 2] = start * math.sqrt(given / passed)
     return slices
 
 
@@ -72,16 +78,18 @@ def illumination(probe: Tensor, problem: Problem, ranks: Ranks, windows: Windows
 
     windows: where the frames lie now; None: where the scan records them
     """
+    light = _own_light(probe, problem, windows or problem.windows())
+    share_canvas(light, problem.tile, ranks)
+    return light
+
+
+def _own_light(probe: Tensor, problem: Problem, windows: Windows) -> Tensor:
+    """Photons (y, x) that fell on each object pixel in this rank's frames."""
     light = torch.zeros(problem.grid.shape, device=problem.device)
     power = torch.view_as_real(probe).square().sum((0, -1))
-    windows = windows or problem.windows()
     step = max(1, _WINDOW_PX // problem.patch_size**2)
     for start in range(0, len(windows), step):
         accumulate_pattern(light, power, windows[start : start + step])
-    if ranks.size > 1:
-        host = light.cpu()
-        ranks.all_sum(host)
-        light = host.to(problem.device)
     return light
 
 

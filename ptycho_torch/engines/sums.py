@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ptycho.parallel import Ranks
 from ptycho_torch.engines.estimate import Chunk, Trace
+from ptycho_torch.engines.tiles import Tile
 from ptycho_torch.physics.patches import accumulate_patches, accumulate_pattern
 
 
@@ -14,17 +15,27 @@ class Sums:
     """Σ_j P*φ_j with Σ_j |P|² and Σ_j O_j*φ_j with Σ_j |O_j|² of one batch, in one buffer: ranks meet once per batch.
 
     object, object_weight (slice, y, x), probe (mode, y, x), probe_weight (y, x), missed: scalar Σ|√k − √λ|
+    largest: scalar, the object's largest weight over all ranks, once they have shared
+
+    Where ranks hold tiles of the object they meet twice: neighbours exchange rims, and all sum what is left, which is
+    small.
     """
 
-    def __init__(self, image: Tensor, probe: Tensor) -> None:
-        sizes = [2 * image.numel(), 2 * probe.numel(), image.numel(), probe[0].numel(), 1]
+    def __init__(self, image: Tensor, probe: Tensor, tile: Tile | None = None, n_ranks: int = 1) -> None:
+        """n_ranks: with a tile, the number of ranks."""
+        # Complex numbers must begin at an even place.
+        filler = image.numel() % 2
+        sizes = [2 * image.numel(), image.numel(), filler, 2 * probe.numel(), probe[0].numel(), 1, n_ranks]
         self._packed = torch.zeros(sum(sizes), device=image.device)
+        self._small = self._packed[3 * image.numel() + filler :]
         parts = torch.split(self._packed, sizes)
         self.object = torch.view_as_complex(parts[0].view(*image.shape, 2))
-        self.probe = torch.view_as_complex(parts[1].view(*probe.shape, 2))
-        self.object_weight = parts[2].view(image.shape)
-        self.probe_weight = parts[3].view(probe.shape[1:])
-        self.missed = parts[4][0]
+        self.object_weight = parts[1].view(image.shape)
+        self.probe = torch.view_as_complex(parts[3].view(*probe.shape, 2))
+        self.probe_weight = parts[4].view(probe.shape[1:])
+        self.missed = parts[5][0]
+        self._maxima, self._tile = parts[6], tile
+        self.largest = torch.zeros((), device=image.device)
 
     def clear(self) -> None:
         """Start another batch."""
@@ -46,7 +57,19 @@ class Sums:
 
     def share(self, ranks: Ranks) -> None:
         """Replace by the sum over ranks."""
-        share(self._packed, ranks)
+        if self._tile is None:
+            share(self._packed, ranks)
+            self.largest = self.object_weight.max()
+            return
+        self._tile.share([self.object, self.object_weight], ranks)
+        # Each rank has a place of its own, so that the sum over ranks brings all maxima.
+        self._maxima[ranks.rank] = self.object_weight.max()
+        share(self._small, ranks)
+        self.largest = self._maxima.max()
+
+    def share_probe(self, ranks: Ranks) -> None:
+        """Replace all but the object's sums by the sum over ranks."""
+        share(self._small, ranks)
 
 
 def add_light(image: Tensor, chunk: Chunk, factor: Tensor | None = None) -> None:
@@ -70,9 +93,22 @@ def share(tensor: Tensor, ranks: Ranks) -> None:
         tensor.copy_(host)
 
 
-def move(target: Tensor, numerator: Tensor, weight: Tensor, alpha: float, step: float) -> None:
-    """target += step · numerator / ((1 − alpha)·weight + alpha·max weight); reuses the memory of both."""
-    largest = weight.max()
+def share_canvas(canvas: Tensor, tile: Tile | None, ranks: Ranks) -> None:
+    """Replace a contiguous canvas (…, y, x), of the whole object or of a tile, by its sum over ranks."""
+    if tile is None:
+        share(canvas, ranks)
+    else:
+        tile.share([canvas], ranks)
+
+
+def move(
+    target: Tensor, numerator: Tensor, weight: Tensor, alpha: float, step: float, largest: Tensor | None = None
+) -> None:
+    """target += step · numerator / ((1 − alpha)·weight + alpha·max weight); reuses the memory of both.
+
+    largest: the maximum, where more than `weight` counts
+    """
+    largest = weight.max() if largest is None else largest
     # Without light in the batch the numerator is zero too; the floor keeps 0/0 out.
     weight.mul_(1 - alpha).add_((alpha * largest).clamp(min=torch.finfo(weight.dtype).tiny))
     target.add_(numerator.mul_(weight.reciprocal_()), alpha=step)

@@ -15,13 +15,14 @@ from torch import Tensor
 from ptycho.config.refine import RefineConfig
 from ptycho.data.grid import ObjectGrid
 from ptycho.data.image import ObjectImage
-from ptycho.parallel import Ranks
+from ptycho.parallel import CountedRanks, Ranks
 from ptycho_torch.engines.corrections import corrections_of
 from ptycho_torch.engines.estimate import Estimate
 from ptycho_torch.engines.interface import EpochResult
 from ptycho_torch.engines.problem import Problem
 from ptycho_torch.engines.schedule import annealed_step, check_convergence
 from ptycho_torch.engines.start import illumination, orthogonal_modes, start_object, start_probe
+from ptycho_torch.engines.tiles import Tile
 
 # Wave pixels handled at once on a CPU: half a MB of complex64 stays in the cache, which halves the time of a sweep.
 _CHUNK_PX_CPU = 2**16
@@ -50,7 +51,7 @@ class SweepingEngine:
         Every rank must call it with the same starts. Raises ValueError when a start cannot be used.
         """
         self.config = config
-        self._problem, self._ranks, self._seed = problem, ranks, seed
+        self._problem, self._ranks, self._seed = problem, CountedRanks(ranks), seed
         first_probe = start_probe(probe, problem, config.probe_modes)
         image = start_object(object_start, first_probe, problem, ranks, config.slices)
         spacing_m = config.slice_spacing_m if config.slices > 1 else None
@@ -62,13 +63,26 @@ class SweepingEngine:
 
     @property
     def grid(self) -> ObjectGrid:
-        return self._problem.grid
+        return self._problem.whole_grid
+
+    @property
+    def tile(self) -> Tile | None:
+        """The part of the object that this rank holds; None: all of it."""
+        return self._problem.tile
+
+    @property
+    def canvas_names(self) -> tuple[str, ...]:
+        """The tensors of the state that lie on the object's grid, or on the tile's; siblings add theirs."""
+        return ("object",)
 
     @property
     def object(self) -> NDArray[np.complex64]:
-        """(y, x) transmission on `grid`, the product of all slices; the probe has the photons of the data."""
-        image: NDArray[np.complex64] = self._slices().prod(0).cpu().numpy()
-        return image
+        """(y, x) transmission on `grid`, the product of all slices; the probe has the photons of the data.
+
+        Every rank must come here; where ranks hold tiles, all but rank 0 get their own.
+        """
+        # What no rank holds is flat, as every start is.
+        return self._gathered(self._slices().prod(0), 1 / self._gauge())
 
     @property
     def probe(self) -> NDArray[np.complex64]:
@@ -88,16 +102,19 @@ class SweepingEngine:
         if "variations" in common:
             common["variations"] = (common["variations"] * gauge).astype(np.complex64)
         if "position_offset_px" in frames:
-            corners = self._of_all_frames(problem.corners_px) + frames["position_offset_px"]
+            corners = self._of_all_frames(problem.whole_corners_px) + frames["position_offset_px"]
             common["positions_px"] = corners + np.asarray(self.grid.origin_px) + problem.patch_size // 2
         return ObjectImage(
             object=self.object,
-            coverage=light.cpu().numpy(),
-            grid=self.grid,
+            coverage=self._gathered(light, 0),
+            # Rank 0 has the whole, the others their tiles.
+            grid=self.grid if self._ranks.rank == 0 else problem.grid,
             # Turning the modes would part the variations from the mode that they belong to.
             probe=(self.estimate.probe * gauge).cpu().numpy() if "variations" in common else self.probe,
             per_frame=frames,
-            slices=self._slices().cpu().numpy() if self.config.slices > 1 else None,
+            slices=self._gathered(self._slices(), gauge ** (-1 / self.config.slices))
+            if self.config.slices > 1
+            else None,
             slice_spacing_m=self.config.slice_spacing_m if self.config.slices > 1 else None,
             **common,
         )
@@ -106,6 +123,7 @@ class SweepingEngine:
     def run_epoch(self, epoch: int) -> EpochResult:
         """Sweep once over all frames; see `Engine.run_epoch`."""
         started_s = time.perf_counter()
+        sent_before, waited_before_s = self._ranks.sent_bytes, self._ranks.seconds
         step = self._step(epoch)
         number = int(self.estimate.n_epochs) + 1
         for correction in self.estimate.corrections:
@@ -122,6 +140,8 @@ class SweepingEngine:
             seconds=time.perf_counter() - started_s,
             step=step,
             is_converged=is_converged,
+            sent_bytes=self._ranks.sent_bytes - sent_before,
+            communication_s=self._ranks.seconds - waited_before_s,
         )
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -155,6 +175,13 @@ class SweepingEngine:
         everyone[self._problem.frame_index] = values
         self._ranks.all_sum(everyone.view(everyone.real.dtype))
         return everyone
+
+    def _gathered(self, canvas: Tensor, outside: float) -> NDArray[Any]:
+        """A canvas (…, y, x) as an array; of tiles the whole on rank 0, elsewhere the tile. Every rank must call it."""
+        tile = self._problem.tile
+        whole = None if tile is None else tile.gather(canvas, self._ranks, outside)
+        values: NDArray[Any] = (canvas if whole is None else whole).cpu().numpy()
+        return values
 
     def _sweep(self, epoch: int, step: float) -> float:
         """Go over all frames once; returns Σ|√k − √λ| over all ranks, each frame as it was met."""

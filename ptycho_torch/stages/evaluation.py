@@ -100,7 +100,7 @@ def _powered_probe(scan: Scan, ranks: Ranks, final: NDArray[np.complex64] | None
 def _half_correlation(
     context: StageContext, scan: Scan, probe: NDArray[np.complex64], region: NDArray[np.bool_], device: torch.device
 ) -> RingCorrelation | None:
-    """Fourier ring correlation of two images, each from every other frame along the space-filling curve.
+    """Fourier ring correlation, on rank 0, of two images, each from every other frame along the space-filling curve.
 
     Both start from a flat object, so that nothing but the data makes them agree; the probe is the final one.
     """
@@ -128,6 +128,8 @@ def _half_correlation(
             if result.is_converged:
                 break
         halves.append(engine.object)
+    if ranks.rank != 0:
+        return None
     first = align(halves[0], halves[1], region, max_shift_px=0).image
     pixel = scan.geometry.object_pixel(scan.patch_size)
     return ring_correlation(first, halves[1], region, pixel_size_m=pixel[0] if pixel else None)

@@ -21,6 +21,7 @@ from ptycho.errors import CancelledError
 from ptycho.parallel import Ranks
 from ptycho_torch.device import rank_device
 from ptycho_torch.engines.choice import choose_engine
+from ptycho_torch.engines.coarse import coarse_config, coarse_scan, finer
 from ptycho_torch.engines.interface import Engine
 from ptycho_torch.engines.probe_start import choose_probe
 from ptycho_torch.engines.problem import load_problem
@@ -52,6 +53,7 @@ def refine(context: StageContext) -> None:
         result = engine.run_epoch(epoch)
         converged = result.is_converged
         seconds = result.seconds
+        sent = {"sent_mb": result.sent_bytes / 1e6, "communication_s": result.communication_s}
         context.report.epoch(
             "refine",
             epoch,
@@ -60,6 +62,7 @@ def refine(context: StageContext) -> None:
             step=result.step,
             frames_per_s=scan.n_positions / max(seconds, 1e-9),
             seconds=seconds,
+            **(sent if ranks.size > 1 else {}),
         )
         if ranks.broadcast(time.monotonic() - saved_s > CHECKPOINT_EVERY_S):
             checkpoint.save(engine, epoch, converged)
@@ -93,13 +96,27 @@ def build_engine(
     owned = owned_frames(scan, ranks)
     if config.moves_positions:
         scan = _with_room(scan, config.position_limit_px)
-    problem = load_problem(scan, owned, ranks, device, config.memory_limit_mb)
+    room_px = math.ceil(config.position_limit_px) if config.moves_positions else 0
+    tile_room_px = room_px if config.uses_tiles else None
+    problem = load_problem(scan, owned, ranks, device, config.memory_limit_mb, tile_room_px=tile_room_px)
     probe = start.probe if start is not None and start.probe is not None else None
     if probe is None:
         probe = choose_probe(scan, config, ranks, scan.probe)
     image = start.on(scan.grid).object if start is not None else None
+    if start is None and config.coarse_epochs:
+        image, probe = _coarse_start(scan, config, ranks, device, probe, seed)
     engine, config = choose_engine(config, problem)
     return engine(problem, config, ranks, probe, image, seed=seed)
+
+
+def _coarse_start(
+    scan: Scan, config: RefineConfig, ranks: Ranks, device: torch.device, probe: NDArray[np.complex64], seed: int
+) -> tuple[NDArray[np.complex64], NDArray[np.complex64]]:
+    """Object and probe that the middle of the detector finds; a resumed run finds the same ones again."""
+    engine = build_engine(coarse_scan(scan, probe), coarse_config(config), ranks, device, seed=seed)
+    for epoch in range(1, config.coarse_epochs + 1):
+        engine.run_epoch(epoch)
+    return finer(engine.image(), scan, probe)
 
 
 def _with_room(scan: Scan, limit_px: float) -> Scan:

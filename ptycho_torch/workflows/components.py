@@ -14,7 +14,7 @@ from ptycho.data.formats import open_scan
 from ptycho.data.scan import Scan
 from ptycho.jobs.resolve import NETWORK_EXECUTION
 from ptycho.parallel import SerialRanks
-from ptycho_torch.api.client_work import LogReport, image_for_client, train_for_client
+from ptycho_torch.api.client_work import LogReport, image_for_client, train_for_client, with_label
 from ptycho_torch.api.inference_model import InferenceModel
 from ptycho_torch.config_bridge import canonical_config
 from ptycho_torch.device import rank_device
@@ -55,7 +55,8 @@ def train_cdi_model(
 ) -> dict[str, Any]:
     """Train on a scan and write the model archive into `config.output_dir`: model, metrics and history.
 
-    test_data is not trained on: validation is a region of the training scan.
+    test_data is not trained on: validation is a region of the training scan. A supervised training takes the object in
+    the scan's file as the known one.
     """
     # Lightning takes seconds to import, which reloading a model should not pay.
     from ptycho_torch.pinn.metric_log import training_logs
@@ -65,7 +66,7 @@ def train_cdi_model(
     folder.mkdir(parents=True, exist_ok=True)
     execution = execution_config or PyTorchExecutionConfig()
     model = train(
-        _scan(train_data),
+        with_label(_scan(train_data), config),
         config,
         execution,
         seed=seed,

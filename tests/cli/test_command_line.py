@@ -11,6 +11,7 @@ from ptycho.cli.document import command_names
 from ptycho.cli.main import main
 from ptycho.jobs import runner as runner_module
 from ptycho.jobs.run_folder import RunFolder
+from tests.data.format_samples import keys, npy
 from tests.jobs.small_runs import ROOT, make_run, write_small_scan, write_spec
 
 
@@ -123,6 +124,39 @@ def test_a_scan_becomes_a_spec_a_run_and_a_result(run, tmp_path, quick_stages):
     assert (code, "finished already" in output) == (0, True)
     code, output, _ = run("cancel")
     assert (code, "not running" in output) == (0, True)
+
+
+def test_init_writes_what_was_said_about_a_file_that_leaves_it_open(run, tmp_path):
+    path, _ = npy(tmp_path)
+    code, _, errors = run("init", path.name)
+    assert code == 2
+    assert "ptycho init diffraction.npy --set KEY=VALUE" in errors
+    (tmp_path / "specs").mkdir()
+    given = ("positions=positions.txt", "energy_eV=8000", "distance_m=0.75", "detector_pixel_m=[75e-6, 75e-6]")
+    words = [word for one in given for word in ("--set", one)]
+    code, _, errors = run("init", path.name, "-o", "specs/job.toml", "--engine", "rpie", *words)
+    assert code == 0, errors
+    lines = (tmp_path / "specs" / "job.toml").read_text().splitlines()
+    assert 'positions = "../positions.txt"' in lines
+    code, output, errors = run("check", "specs/job.toml", "--no-axes")
+    assert code == 0, errors
+    assert "12 frames of 16 × 16" in output
+
+
+def test_init_proposes_the_keys_of_an_unknown_file_and_takes_them(run, tmp_path):
+    path, _ = keys(tmp_path)
+    code, _, errors = run("init", path.name)
+    assert code == 2
+    proposed = '{ frames = "exchange/data", frames_axes = "yxn", positions = "motor" }'
+    assert f"keys = {proposed} in [data]" in " ".join(errors.split())
+    said = proposed.replace(" }", ', positions_units = "um", energy = "energy" }')
+    given = (f"keys={said}", "distance_m=0.75", "detector_pixel_m=[75e-6, 75e-6]")
+    code, _, errors = run("init", path.name, "--engine", "rpie", *[word for one in given for word in ("--set", one)])
+    assert code == 0, errors
+    assert 'positions_units = "um"' in (tmp_path / "raw.toml").read_text()
+    code, output, errors = run("check", "raw.toml")
+    assert code == 0, errors
+    assert "Axes: not compared" in output
 
 
 def test_the_spec_that_init_writes_needs_no_change_for_a_network_either(run, tmp_path):

@@ -73,7 +73,8 @@ def test_the_refined_object_does_not_depend_on_the_number_of_ranks(scan, size):
 
     (alone,) = run_on_ranks(1, refined)
     # Ranks add their sums in another order than one rank does; eight epochs let that grow to a few parts in a million.
-    assert all(whole_runs.relative_difference(image, alone) <= 1e-4 for image in run_on_ranks(size, refined))
+    # Each rank holds its tile; rank 0 is given the whole.
+    assert whole_runs.relative_difference(run_on_ranks(size, refined)[0], alone) <= 1e-4
 
 
 def test_a_rank_reads_its_own_frames_and_their_neighbours_only(scan, model):

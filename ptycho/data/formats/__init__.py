@@ -9,6 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from ptycho.data.formats.contents import Contents, look_into
+from ptycho.data.formats.likely_keys import proposed_keys
 from ptycho.data.formats.overrides import ReadOverrides
 from ptycho.data.formats.positions import with_positions
 from ptycho.data.formats.ptychodus import may_lie_beside
@@ -61,7 +62,7 @@ def format_of(contents: Contents) -> Format | None:
 
 def _unknown(contents: Contents) -> str:
     known = "; ".join(f"{row.name} ({row.recognised})" for row in FORMATS)
-    by_keys = ' Name its datasets: keys = { frames = "…", … } in [data].' if contents.is_hdf5 else ""
+    by_keys = f" Name its datasets, perhaps: keys = {proposed_keys(contents)} in [data]." if contents.is_hdf5 else ""
     return f"{contents.path}: no known scan format. It contains: {contents.listing}.{by_keys} Known formats: {known}."
 
 

@@ -90,9 +90,9 @@ def _geometry(source: HDF5Source) -> Geometry:
     if side:
         pixel = side, side
     for owner in ("object", "probe"):
-        sides = [source.attribute(owner, f"pixel_{name}_m") for name in ("height", "width")]
-        if pixel is None and all(value is not None and float(value) > 0 for value in sides):
-            pixel = float(sides[0]), float(sides[1])
+        height, width = (source.number_attribute(owner, f"pixel_{name}_m") or 0.0 for name in ("height", "width"))
+        if pixel is None and height > 0 and width > 0:
+            pixel = height, width
     return Geometry(
         energy_eV=energy_from_wavelength(wavelength) if wavelength else source.number("photon_energy_eV"),
         distance_m=source.number("detector_object_distance_m"),
@@ -104,10 +104,11 @@ def _add_object(measurement: Measurement, source: HDF5Source, size: int) -> None
     if source.first("object") is None or measurement.geometry.object_pixel_m is None:
         return
     shape = source.shape("object")
-    values = [source.attribute("object", name) for name in OBJECT_ATTRIBUTES]
-    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1) or any(value is None for value in values):
+    centre_x, centre_y, width, height = (source.number_attribute("object", name) for name in OBJECT_ATTRIBUTES)
+    if len(shape) not in (2, 3) or (len(shape) == 3 and shape[0] != 1):
         return
-    centre_x, centre_y, width, height = (float(value) for value in values)
+    if centre_x is None or centre_y is None or width is None or height is None:
+        return
     if not (width > 0 and height > 0):
         return
     measurement.object_start = source.array("object", "c").reshape(shape[-2:]).astype(np.complex64)

@@ -55,6 +55,9 @@ class HDF5Source:
             raise DataError(f"{self.path} has no dataset /{name.lstrip('/')}. It contains: {self.listing}.")
         if found.shape is None:
             raise DataError(f"{self.path}: {found.name} is an empty dataset without a shape; it must be an array.")
+        with self._said(name):
+            # Of damaged types h5py says so only when it is asked.
+            _ = found.dtype
         if not found.is_virtual and found.external:
             raise DataError(
                 f"{self.path}: {found.name} keeps its bytes in {found.external[0][0]!r}, a file that is not HDF5;"
@@ -143,6 +146,19 @@ class HDF5Source:
     def units(self, name: str) -> str | None:
         """The attribute `units` of a dataset as plain text, or None."""
         return self.label(name, "units")
+
+    def number_attribute(self, name: str, key: str) -> float | None:
+        """An attribute that is one finite number, or None where there is none. Raises DataError for anything else."""
+        value = self.attribute(name, key)
+        if value is None:
+            return None
+        try:
+            (number,) = np.asarray(value, dtype=np.float64).reshape(-1).tolist()
+        except (ValueError, TypeError):
+            number = np.nan
+        if not np.isfinite(number):
+            raise DataError(f"{self.path}: {name}@{key} = {value!r}: must be one finite number.")
+        return float(number)
 
     def label(self, name: str, key: str) -> str | None:
         """An attribute as plain text, however it is stored; None when it is not there or no single text."""

@@ -49,9 +49,9 @@ def read(contents: Contents, overrides: ReadOverrides) -> Scan:
         bad = source.array("bad_pixels", "b") if "bad_pixels" in source else None
         if source.first("probe_position_x_px") is not None:
             return _training_data(source, frames, bad).scan(overrides)
-        sides = [source.attribute("patterns", f"detector_pixel_{side}_m") for side in ("height", "width")]
+        sides = [source.number_attribute("patterns", f"detector_pixel_{side}_m") for side in ("height", "width")]
         indexes = source.array("indexes", "iu").astype(np.int64)
-    detector = None if any(side is None for side in sides) else (float(sides[0]), float(sides[1]))
+    detector = None if sides[0] is None or sides[1] is None else (sides[0], sides[1])
     return _joined(contents, frames, bad, indexes, Geometry(detector_pixel_m=detector), overrides)
 
 
@@ -92,12 +92,13 @@ def _training_data(source: HDF5Source, frames: Frames, bad: NDArray[Any] | None)
         image = image[0] if image.ndim == 3 else image
     probe = as_modes(source.array("probe", "c"), f"{source.path}: /probe") if "probe" in source else None
     pixel = [source.number(f"object_pixel_{side}_m") for side in ("height", "width")]
+    columns = [source.array(f"probe_position_{axis}_px").astype(np.float64).reshape(-1) for axis in "yx"]
+    if len(columns[0]) != len(columns[1]):
+        raise DataError(f"{source.path}: {len(columns[0])} positions y, but {len(columns[1])} x.")
     return Measurement(
         path=source.path,
         frames=frames,
-        positions_px=np.stack(
-            [source.array(f"probe_position_{axis}_px").astype(np.float64).reshape(-1) for axis in "yx"], axis=1
-        ),
+        positions_px=np.stack(columns, axis=1),
         middle=True,
         zero_frequency="centre",
         mask=None if bad is None else ~bad,
