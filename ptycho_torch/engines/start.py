@@ -45,16 +45,17 @@ def start_probe(probe: NDArray[np.complex64], problem: Problem, n_modes: int | N
 
 def start_object(
     image: NDArray[np.complex64] | None, probe: Tensor, problem: Problem, ranks: Ranks, n_slices: int = 1
-) -> Tensor:
-    """The object (slice, y, x): flat, or an image (y, x) on the grid scaled so that it passes the data's mean photons.
+) -> tuple[Tensor, float]:
+    """The object (slice, y, x), and the factor that an image was multiplied by.
 
-    The image becomes the middle one of several slices: shares of a phase that has wrapped would have edges. Every rank
-    must call it. Raises ValueError when shape or values cannot be used.
+    Flat, or an image (y, x) on the grid scaled so that it passes the data's mean photons. The image becomes the middle
+    one of several slices: shares of a phase that has wrapped would have edges. Every rank must call it. Raises
+    ValueError when shape or values cannot be used.
     """
     shape = problem.whole_grid.shape
     slices = torch.ones(n_slices, *problem.grid.shape, dtype=torch.complex64, device=problem.device)
     if image is None:
-        return slices
+        return slices, 1.0
     if image.shape != shape:
         raise ValueError(f"object of shape {image.shape}: must be {shape} as the grid is")
     if not np.isfinite(image).all():
@@ -69,8 +70,9 @@ def start_object(
     passed, given = sums.tolist()
     if not passed > 0:
         raise ValueError("the start object is zero wherever light falls; give another start")
-    slices[n_slices // 2] = start * math.sqrt(given / passed)
-    return slices
+    scale = math.sqrt(given / passed)
+    slices[n_slices // 2] = start * scale
+    return slices, scale
 
 
 def illumination(probe: Tensor, problem: Problem, ranks: Ranks, windows: Windows | None = None) -> Tensor:

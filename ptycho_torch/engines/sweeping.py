@@ -53,7 +53,8 @@ class SweepingEngine:
         self.config = config
         self._problem, self._ranks, self._seed = problem, CountedRanks(ranks), seed
         first_probe = start_probe(probe, problem, config.probe_modes)
-        image = start_object(object_start, first_probe, problem, ranks, config.slices)
+        image, self._start_scale = start_object(object_start, first_probe, problem, ranks, config.slices)
+        self._start = object_start
         spacing_m = config.slice_spacing_m if config.slices > 1 else None
         self.estimate = Estimate(problem, image, first_probe, corrections_of(config, problem, first_probe), spacing_m)
         self._power = float(first_probe.abs().square().sum(dtype=torch.float64))
@@ -81,8 +82,7 @@ class SweepingEngine:
 
         Every rank must come here; where ranks hold tiles, all but rank 0 get their own.
         """
-        # What no rank holds is flat, as every start is.
-        return self._gathered(self._slices().prod(0), 1 / self._gauge())
+        return self._gathered(self._slices().prod(0), self._unlit().prod(0))
 
     @property
     def probe(self) -> NDArray[np.complex64]:
@@ -106,15 +106,13 @@ class SweepingEngine:
             common["positions_px"] = corners + np.asarray(self.grid.origin_px) + problem.patch_size // 2
         return ObjectImage(
             object=self.object,
-            coverage=self._gathered(light, 0),
+            coverage=self._gathered(light, torch.zeros(())),
             # Rank 0 has the whole, the others their tiles.
             grid=self.grid if self._ranks.rank == 0 else problem.grid,
             # Turning the modes would part the variations from the mode that they belong to.
             probe=(self.estimate.probe * gauge).cpu().numpy() if "variations" in common else self.probe,
             per_frame=frames,
-            slices=self._gathered(self._slices(), gauge ** (-1 / self.config.slices))
-            if self.config.slices > 1
-            else None,
+            slices=self._gathered(self._slices(), self._unlit()) if self.config.slices > 1 else None,
             slice_spacing_m=self.config.slice_spacing_m if self.config.slices > 1 else None,
             **common,
         )
@@ -176,7 +174,7 @@ class SweepingEngine:
         self._ranks.all_sum(everyone.view(everyone.real.dtype))
         return everyone
 
-    def _gathered(self, canvas: Tensor, outside: float) -> NDArray[Any]:
+    def _gathered(self, canvas: Tensor, outside: Tensor) -> NDArray[Any]:
         """A canvas (…, y, x) as an array; of tiles the whole on rank 0, elsewhere the tile. Every rank must call it."""
         tile = self._problem.tile
         whole = None if tile is None else tile.gather(canvas, self._ranks, outside)
@@ -230,6 +228,16 @@ class SweepingEngine:
     def _slices(self) -> Tensor:
         """The slices (slice, y, x); together they take over what the probe has too little of."""
         return self.estimate.object / float(self._gauge() ** (1 / self.config.slices))
+
+    def _unlit(self) -> Tensor:
+        """The slices as no frame has moved them, (slice, y, x), or (slice, 1, 1) where pixels are alike; on the CPU."""
+        n_slices = self.config.slices
+        if self._start is None or self._ranks.rank != 0:
+            slices = torch.ones(n_slices, 1, 1, dtype=torch.complex64)
+        else:
+            slices = torch.ones(n_slices, *self._start.shape, dtype=torch.complex64)
+            slices[n_slices // 2] = torch.as_tensor(self._start) * self._start_scale
+        return slices / float(self._gauge() ** (1 / n_slices))
 
     def _gauge(self) -> float:
         """Factor that gives the probe the photons of the data; the object is divided by it."""

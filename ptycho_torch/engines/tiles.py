@@ -94,17 +94,19 @@ class Tile:
             if rank > self.rank:
                 _add(canvases, packed, self.overlaps[rank])
 
-    def gather(self, canvas: Tensor, ranks: Ranks, outside: float) -> Tensor | None:
+    def gather(self, canvas: Tensor, ranks: Ranks, outside: Tensor) -> Tensor | None:
         """The whole canvas (…, y, x), on the CPU, on rank 0 alone. Every rank must call it.
 
-        canvas: of the tile, the same as other ranks' where they overlap; outside: value of pixels that no rank holds
+        canvas:  of the tile, the same as other ranks' where they overlap
+        outside: pixels that no rank holds, on the CPU, of a shape that becomes the whole one by repeating
+
         Tiles come one after the other, so rank 0 needs room for the whole and one tile.
         """
         if ranks.rank != 0:
             for rank in range(1, ranks.size):
                 ranks.exchange({0: _real(canvas).contiguous().cpu()} if rank == ranks.rank else {}, {})
             return None
-        whole = torch.full((*canvas.shape[:-2], *self.whole.shape), outside, dtype=canvas.dtype)
+        whole = outside.to(canvas.dtype).expand(*canvas.shape[:-2], *self.whole.shape).clone()
         for rank, (top, left, bottom, right) in enumerate(self.boxes):
             tile = canvas.cpu()
             if rank != 0:

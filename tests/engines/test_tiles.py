@@ -175,7 +175,7 @@ def test_sums_over_tiles_are_those_over_the_whole():
         for values in expected:
             ranks.all_sum(values.numpy())
         tile.share([waves, light], ranks)
-        gathered = tile.gather(waves, ranks, 7.0)
+        gathered = tile.gather(waves, ranks, torch.tensor(7.0))
         return tile, waves, light, expected, gathered
 
     results = run_on_ranks(4, work)
