@@ -104,6 +104,24 @@ def test_slices_lie_on_tiles_too():
     assert relative(tiled[0][1].slices, alone[1].slices) <= 1e-5
 
 
+def test_a_start_image_stays_where_no_rank_has_light(scan):
+    (_, start, _), *_ = run_on_ranks(1, lambda ranks: refined(scan, ranks, engine="rpie", n_epochs=1))
+    shown = replace(start, object=1.3 * start.object)
+
+    def image(ranks):
+        engine = build_engine(scan, RefineConfig(engine="rpie", epochs=4), ranks, CPU, start=shown, seed=3)
+        engine.run_epoch(1)
+        return engine.object, engine.tile
+
+    (alone, _), *_ = run_on_ranks(1, image)
+    tiled, tile = run_on_ranks(5, image)[0]
+    held = np.zeros(scan.grid.shape, bool)
+    for top, left, bottom, right in tile.boxes:
+        held[top:bottom, left:right] = True
+    assert not held.all()
+    np.testing.assert_allclose(tiled[~held], alone[~held], rtol=1e-5)
+
+
 def test_a_start_image_is_cut_into_tiles(scan):
     (_, start, _), *_ = run_on_ranks(1, lambda ranks: refined(scan, ranks, engine="rpie", n_epochs=2))
     config = RefineConfig(engine="rpie", epochs=4)
