@@ -28,14 +28,6 @@ from tests.thread_ranks import run_on_ranks
 ROOM_PX = 6
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def simulated(**options):
     """100 frames of 32² with known truth, on a grid with room for moves."""
     small = {

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from ptycho.config.refine import RefineConfig
 from ptycho.data.sharding import hilbert_order, shard_bounds
@@ -29,14 +28,6 @@ CONFIGS = {
     "lbfgs": RefineConfig(engine="gradient", optimizer="lbfgs", epochs=60),
     "poisson": RefineConfig(engine="gradient", optimizer="lbfgs", likelihood="poisson", epochs=60),
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

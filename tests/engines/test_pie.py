@@ -23,14 +23,6 @@ from tests.thread_ranks import run_on_ranks
 CONFIG = RefineConfig(epochs=24, batch_size=12)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def scan():
     """100 frames of 32² at 1e6 photons; the start probe has another curvature than the true one."""

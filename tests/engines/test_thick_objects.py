@@ -32,14 +32,6 @@ SPACING_M = 1e-3
 GEOMETRY = Geometry(energy_eV=8800.0, distance_m=2.0, detector_pixel_m=(75e-6, 75e-6))
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def scan():
     """100 frames of 32² through two slices of dead leaves."""

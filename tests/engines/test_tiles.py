@@ -20,14 +20,6 @@ from tests.thread_ranks import run_on_ranks
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def scan():
     """144 frames of 16² over 6 times their width."""
